@@ -1,0 +1,169 @@
+"""The tables of the lake: column names, types and meanings.
+
+All instants are timezone-aware UTC with microsecond resolution. `timestamp` is the OPEN time of a bar, or the label
+that the publisher gave a row; `available_at` is the instant a trader could have read the row, and the only column
+that a join may use.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from cryptoml.errors import ConfigError
+
+__all__ = [
+    "CANDLES",
+    "FUNDING",
+    "ONCHAIN",
+    "ORDERBOOK",
+    "TABLES",
+    "TIMESTAMP",
+    "TRADES",
+    "VENUE_CANDLES",
+    "TableSpec",
+    "bars_per_year",
+    "normalise_symbol",
+    "parse_timeframe",
+]
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+ORDERBOOK_DEPTH = 20
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """One table of the lake.
+
+    Attributes:
+        name: Folder of the table below the lake's root.
+        partitions: Keys of the folders below that, in order, such as `("timeframe", "symbol")`.
+        key: Columns that identify a row inside one partition; rows are sorted by them.
+        schema: Arrow schema of the files (partition keys are not repeated in the files).
+        nullable: Columns that may hold nulls; every other column must be present and filled.
+    """
+
+    name: str
+    partitions: tuple[str, ...]
+    key: tuple[str, ...]
+    schema: pa.Schema
+    nullable: frozenset[str] = frozenset()
+
+    def partition_path(self, **values: Any) -> str:
+        """Return `name/key=value/...` for one partition."""
+        missing = [key for key in self.partitions if key not in values]
+        if missing or len(values) != len(self.partitions):
+            raise ConfigError(f"partition of table {self.name} must be given as {self.partitions}, was {values}")
+        return "/".join([self.name, *(f"{key}={values[key]}" for key in self.partitions)])
+
+
+def _schema(*fields: tuple[str, pa.DataType]) -> pa.Schema:
+    return pa.schema([("timestamp", TIMESTAMP), *fields])
+
+
+_CANDLE_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
+    ("open", pa.float64()),
+    ("high", pa.float64()),
+    ("low", pa.float64()),
+    ("close", pa.float64()),
+    ("volume", pa.float64()),  # base asset
+    ("quote_volume", pa.float64()),  # quote asset
+    ("num_trades", pa.int64()),
+    ("taker_buy_volume", pa.float64()),  # base asset, bought by takers
+)
+_CANDLE_OPTIONAL = frozenset({"quote_volume", "num_trades", "taker_buy_volume"})
+
+CANDLES = TableSpec("candles", ("timeframe", "symbol"), ("timestamp",), _schema(*_CANDLE_FIELDS), _CANDLE_OPTIONAL)
+"""Candles of the traded venue. A bar is known at `timestamp + timeframe`, so it needs no `available_at`."""
+
+VENUE_CANDLES = TableSpec(
+    "venue_candles",
+    ("venue", "timeframe", "symbol"),
+    ("timestamp",),
+    _schema(("available_at", TIMESTAMP), *_CANDLE_FIELDS),
+    _CANDLE_OPTIONAL,
+)
+"""Candles of another venue (`venue=kraken`, `venue=binance_spot`)."""
+
+FUNDING = TableSpec(
+    "funding",
+    ("symbol",),
+    ("timestamp",),
+    _schema(("available_at", TIMESTAMP), ("funding_rate", pa.float64())),
+)
+"""Funding rates of a perpetual: the fraction of notional that longs pay shorts at `timestamp`."""
+
+ONCHAIN = TableSpec(
+    "onchain",
+    ("asset",),
+    ("timestamp", "metric"),
+    _schema(("available_at", TIMESTAMP), ("metric", pa.string()), ("value", pa.float64())),
+    frozenset({"value"}),
+)
+"""On-chain series in long form; `asset` is the base asset (`BTC`)."""
+
+ORDERBOOK = TableSpec(
+    "orderbook",
+    ("symbol",),
+    ("timestamp",),
+    _schema(
+        ("available_at", TIMESTAMP),
+        ("bid_prices", pa.list_(pa.float64())),
+        ("bid_sizes", pa.list_(pa.float64())),
+        ("ask_prices", pa.list_(pa.float64())),
+        ("ask_sizes", pa.list_(pa.float64())),
+    ),
+)
+"""Book snapshots, best level first; prices in the quote, sizes in the base asset."""
+
+TRADES = TableSpec(
+    "trades",
+    ("symbol",),
+    ("timestamp", "trade_id"),
+    _schema(
+        ("available_at", TIMESTAMP),
+        ("trade_id", pa.int64()),
+        ("price", pa.float64()),
+        ("size", pa.float64()),
+        ("is_buyer_taker", pa.bool_()),
+    ),
+)
+"""Single trades; `is_buyer_taker` is true where the aggressor bought."""
+
+TABLES = {spec.name: spec for spec in (CANDLES, VENUE_CANDLES, FUNDING, ONCHAIN, ORDERBOOK, TRADES)}
+
+_UNITS = {"s": "s", "m": "min", "h": "h", "d": "D", "w": "W"}
+
+
+def parse_timeframe(timeframe: str) -> pd.Timedelta:
+    """Return the length of a bar: `"15m"`, `"1h"`, `"1d"`.
+
+    Raises:
+        ConfigError: The text is not a positive whole number and one of s, m, h, d, w.
+    """
+    match = re.fullmatch(r"([1-9]\d*)([smhdw])", str(timeframe).strip().lower())
+    if match is None:
+        raise ConfigError(f"timeframe must be a number and one of s, m, h, d, w such as '1h', was {timeframe!r}")
+    return pd.Timedelta(int(match[1]), unit=_UNITS[match[2]])
+
+
+def bars_per_year(timeframe: str) -> float:
+    """Return the number of bars in 365 days: crypto trades without a break."""
+    return pd.Timedelta(days=365) / parse_timeframe(timeframe)
+
+
+def normalise_symbol(symbol: str) -> str:
+    """Return the lake's spelling of a market: `BTC/USDT`, `btc-usdt`, `BTC/USDT:USDT` and `BTC_USDT_USDT` all become `BTCUSDT`.
+
+    Raises:
+        ConfigError: Nothing but separators is left.
+    """
+    parts = re.split(r"[/_:\-]", symbol.strip().upper())
+    if len(parts) == 3 and parts[1] == parts[2]:  # base, quote, settlement
+        parts.pop()
+    joined = "".join(parts)
+    if not re.fullmatch(r"[A-Z0-9.]+", joined):
+        raise ConfigError(f"symbol must be letters and digits such as 'BTC/USDT', was {symbol!r}")
+    return joined
