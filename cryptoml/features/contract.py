@@ -1,0 +1,285 @@
+"""What a feature is: a name, its inputs, a lookback in bars, and a function of the bars in that lookback.
+
+The value at bar t is a function of rows (t - lookback, t] and nothing else. No look-ahead, exact sharding with
+`lookback` warm-up rows, and equality of live and batch values follow from it. `Feature.__call__` keeps the part that no
+formula should care about: NaN until `lookback` rows exist, NaN while a row of the lookback misses an input, NaN in
+place of anything infinite.
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cryptoml.data.schema import parse_timeframe
+from cryptoml.errors import ConfigError
+from cryptoml.features.rolling import delay
+
+__all__ = ["CATEGORIES", "Bars", "Feature", "FeatureFamily", "Span", "days", "families_of", "feature", "hours"]
+
+FloatArray = NDArray[np.float64]
+Formula = TypeVar("Formula", bound=Callable[..., Any])
+
+CATEGORIES = (
+    "price",
+    "volume",
+    "volatility",
+    "momentum",
+    "pattern",
+    "regime",
+    "time",
+    "microstructure",
+    "onchain",
+    "cross_exchange",
+    "cross_section",
+)
+
+
+@dataclass(frozen=True)
+class Span:
+    """A window in wall-clock time, turned into bars of whatever timeframe is used (at least one)."""
+
+    length: pd.Timedelta
+    label: str
+
+    def bars(self, timeframe: str) -> int:
+        """Return the window in bars, rounded to the nearest whole bar."""
+        return max(1, round(self.length / parse_timeframe(timeframe)))
+
+
+def hours(count: float) -> Span:
+    """Return a window of `count` hours, labelled `24h`."""
+    return Span(pd.Timedelta(hours=count), f"{count:g}h")
+
+
+def days(count: float) -> Span:
+    """Return a window of `count` days, labelled `20d`."""
+    return Span(pd.Timedelta(days=count), f"{count:g}d")
+
+
+class Bars:
+    """One symbol's rows on a regular grid: candle columns and external series already joined as-of per bar.
+
+    Columns are read filled forward, so that formulas only ever see numbers; `Feature.__call__` takes out every value
+    whose lookback touches a filled row. Derived series that several features share are computed once.
+
+    Attributes:
+        timestamps: `[time]` opens of the bars, UTC.
+        timeframe: Length of a bar, such as `"1h"`.
+        columns: Name to float64 `[time]`, NaN where absent.
+    """
+
+    def __init__(self, timestamps: pd.DatetimeIndex, timeframe: str, columns: Mapping[str, FloatArray]) -> None:
+        """Keep references to the columns; nothing is copied."""
+        self.timestamps = timestamps
+        self.timeframe = timeframe
+        self.columns = dict(columns)
+        self._memo: dict[Hashable, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.timestamps)
+
+    def slice(self, start: int, stop: int) -> "Bars":
+        """Return rows [start, stop) as views, without the derived series."""
+        cut = {name: values[start:stop] for name, values in self.columns.items()}
+        return Bars(self.timestamps[start:stop], self.timeframe, cut)
+
+    def has(self, name: str) -> bool:
+        """Tell whether a column has any value at all."""
+        return name in self.columns and self.memo(("has", name), lambda: bool(np.isfinite(self.columns[name]).any()))
+
+    def memo(self, key: Hashable, compute: Callable[[], Any]) -> Any:
+        """Return `compute()`, evaluated once per key for these bars. The result is shared: never write into it."""
+        if key not in self._memo:
+            self._memo[key] = compute()
+        return self._memo[key]
+
+    def column(self, name: str) -> FloatArray:
+        """Return a column `[time]`, filled forward (leading gaps take the first value; all NaN when there is none)."""
+        return self.memo(("column", name), lambda: _filled(self.columns[name]))
+
+    def run_length(self, inputs: tuple[str, ...]) -> NDArray[np.int64]:
+        """Return `[time]` the number of consecutive rows up to and including each in which all inputs are present."""
+        return self.memo(("run", inputs), lambda: _run_length([self.columns[name] for name in inputs], len(self)))
+
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """`[time]` whether the bar exists."""
+        return self.memo("present", lambda: np.isfinite(self.columns["close"]))
+
+    @property
+    def open(self) -> FloatArray:
+        """First price of each bar."""
+        return self.column("open")
+
+    @property
+    def high(self) -> FloatArray:
+        """Highest price of each bar."""
+        return self.column("high")
+
+    @property
+    def low(self) -> FloatArray:
+        """Lowest price of each bar."""
+        return self.column("low")
+
+    @property
+    def close(self) -> FloatArray:
+        """Last price of each bar."""
+        return self.column("close")
+
+    @property
+    def volume(self) -> FloatArray:
+        """Base-asset volume of each bar."""
+        return self.column("volume")
+
+    @property
+    def log_close(self) -> FloatArray:
+        """Natural logarithm of the close."""
+        return self.memo("log_close", lambda: np.log(self.close))
+
+    @property
+    def log_return(self) -> FloatArray:
+        """`ln(close_t / close_{t-1})`, two rows; exactly zero where the price stood still."""
+        return self.memo("log_return", lambda: self.log_close - delay(self.log_close, 1))
+
+    @property
+    def typical_price(self) -> FloatArray:
+        """`(high + low + close) / 3`."""
+        return self.memo("typical_price", lambda: (self.high + self.low + self.close) / 3.0)
+
+    @property
+    def true_range(self) -> FloatArray:
+        """Wilder 1978: `max(high, close_{t-1}) - min(low, close_{t-1})`, two rows."""
+        return self.memo("true_range", self._true_range)
+
+    def _true_range(self) -> FloatArray:
+        previous = delay(self.close, 1)
+        return np.maximum(self.high, previous) - np.minimum(self.low, previous)
+
+
+def _filled(values: FloatArray) -> FloatArray:
+    valid = np.isfinite(values)
+    if valid.all() or not valid.any():
+        return np.asarray(values, dtype=np.float64)
+    source = np.where(valid, np.arange(len(values)), int(valid.argmax()))
+    return np.asarray(values, dtype=np.float64)[np.maximum.accumulate(source)]
+
+
+def _run_length(columns: Sequence[FloatArray], length: int) -> NDArray[np.int64]:
+    index = np.arange(length)
+    missing = np.zeros(length, dtype=bool)
+    for values in columns:
+        missing |= ~np.isfinite(values)
+    return index - np.maximum.accumulate(np.where(missing, index, -1))
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One declared feature.
+
+    Attributes:
+        name: `category_feature_param`.
+        category: One of `CATEGORIES`.
+        inputs: Columns that must be present in every row of the lookback.
+        lookback: Bars that the value depends on, the current one included.
+        function: `function(bars, *arguments) -> [time]`, window-local, free to return NaN or inf.
+        arguments: Window lengths in bars, or other constants.
+        formula: The formula in words and symbols.
+        source: Where it was published.
+    """
+
+    name: str
+    category: str
+    inputs: tuple[str, ...]
+    lookback: int
+    function: Callable[..., FloatArray] = field(compare=False)
+    arguments: tuple[Any, ...] = ()
+    formula: str = ""
+    source: str = ""
+
+    def __call__(self, bars: Bars) -> FloatArray:
+        """Return a new array `[time]`: the feature where the contract defines it, NaN elsewhere, never infinite."""
+        if not all(bars.has(name) for name in self.inputs):
+            return np.full(len(bars), np.nan)
+        with np.errstate(all="ignore"):
+            values = np.asarray(self.function(bars, *self.arguments), dtype=np.float64)
+        defined = bars.run_length(self.inputs) >= self.lookback
+        defined &= bars.present
+        defined &= np.isfinite(values)
+        return np.where(defined, values, np.nan)
+
+
+@dataclass(frozen=True)
+class FeatureFamily:
+    """One formula with the parameters it is used with; `expand` turns them into features of a timeframe."""
+
+    name: str
+    category: str
+    function: Callable[..., FloatArray]
+    lookback: int | Callable[..., int]
+    inputs: tuple[str, ...]
+    params: tuple[Any, ...]
+    formula: str
+    source: str
+
+    def expand(self, timeframe: str, owner: object | None = None) -> list[Feature]:
+        """Return one feature per parameter; a method is bound to its `owner`."""
+        function = self.function if owner is None else partial(self.function, owner)
+        return [self._feature(function, param, timeframe) for param in self.params or ((),)]
+
+    def _feature(self, function: Callable[..., FloatArray], param: Any, timeframe: str) -> Feature:
+        parts = param if isinstance(param, tuple) else (param,)
+        arguments = tuple(part.bars(timeframe) if isinstance(part, Span) else part for part in parts)
+        labels = [part.label if isinstance(part, Span) else f"{part:g}" for part in parts]
+        name = "_".join([self.category, self.name, *labels])
+        lookback = self.lookback(*arguments) if callable(self.lookback) else self.lookback
+        return Feature(name, self.category, self.inputs, lookback, function, arguments, self.formula, self.source)
+
+
+def feature(
+    category: str,
+    *,
+    lookback: int | Callable[..., int],
+    inputs: Iterable[str] = ("close",),
+    params: Iterable[Any] = (),
+    source: str = "",
+    name: str = "",
+) -> Callable[[Formula], Formula]:
+    """Declare a formula `function(bars, *param) -> [time]` as features; also for methods of an engineer's subclass.
+
+    Args:
+        category: One of `CATEGORIES`; first part of the features' names.
+        lookback: Bars of history, the current one included; a callable receives the parameters in bars.
+        inputs: Columns that the formula reads.
+        params: One entry per feature: a number, a `Span`, or a tuple of them passed as several arguments.
+        source: Where the formula was published.
+        name: Middle part of the features' names; the function's own name by default.
+
+    The first paragraph of the docstring is the formula shown in the catalogue.
+
+    Raises:
+        ConfigError: The category is unknown or a fixed lookback is below one.
+    """
+    if category not in CATEGORIES:
+        raise ConfigError(f"category must be one of {', '.join(CATEGORIES)}, was {category!r}")
+    if isinstance(lookback, int) and lookback < 1:
+        raise ConfigError(f"lookback must be at least 1 bar, was {lookback}")
+
+    def declare(function: Formula) -> Formula:
+        formula = " ".join((function.__doc__ or "").split("\n\n")[0].split())
+        family = FeatureFamily(
+            name or function.__name__, category, function, lookback, tuple(inputs), tuple(params), formula, source
+        )
+        function.family = family  # type: ignore[attr-defined]
+        return function
+
+    return declare
+
+
+def families_of(namespace: Mapping[str, Any]) -> list[FeatureFamily]:
+    """Return the families declared in a module's or class's namespace, in the order of declaration."""
+    return [value.family for value in namespace.values() if isinstance(getattr(value, "family", None), FeatureFamily)]

@@ -1,0 +1,235 @@
+"""Rolling kernels whose value depends on the window's bars alone.
+
+Every kernel folds a window by doubling: the statistic of 2k bars is merged from those of the recent k and the older k
+bars, so `log2(window)` vectorised merges replace a running sum. Nothing outside the window ever enters, hence no drift
+after a spike, sharding gives the same bits as the whole series, and a NaN spoils only the windows that hold it. Means
+and variances are merged as in Chan, Golub & LeVeque 1979, "Updating formulae and a pairwise algorithm for computing
+sample variances": no cancellation, and a constant series has exactly zero variance.
+
+All kernels work along the last axis, take float64 arrays `[..., time]` and return the same shape, with NaN in the first
+`window - 1` places.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "FORGOTTEN",
+    "decay_of_halflife",
+    "decay_of_span",
+    "decay_of_wilder",
+    "decayed_sum",
+    "delay",
+    "ema",
+    "ema_window",
+    "rolling_cov",
+    "rolling_max",
+    "rolling_mean",
+    "rolling_min",
+    "rolling_moments",
+    "rolling_slope",
+    "rolling_std",
+    "rolling_sum",
+    "rolling_wma",
+    "safe_ratio",
+    "zscore",
+]
+
+FloatArray = NDArray[np.float64]
+State = tuple[FloatArray, ...]
+Merge = Callable[[State, State, int, int], State]
+
+FORGOTTEN = 1e-8
+"""Share of an exponential average's weight that may lie beyond its declared window."""
+
+
+def _fold(state: State, window: int, merge: Merge) -> State:
+    """Merge `window` consecutive single-bar states; the result has `window - 1` fewer bars, aligned to the end."""
+    folded, size = state, 1
+    for bit in bin(window)[3:]:
+        folded = merge(tuple(part[..., size:] for part in folded), tuple(part[..., :-size] for part in folded), size, size)
+        size *= 2
+        if bit == "1":
+            folded = merge(tuple(part[..., size:] for part in state), tuple(part[..., :-1] for part in folded), 1, size)
+            size += 1
+    return folded
+
+
+def _aligned(folded: FloatArray, like: FloatArray) -> FloatArray:
+    """Return `folded` padded with leading NaN to the shape of `like`."""
+    if folded.shape == like.shape:
+        return folded
+    out = np.empty(like.shape)
+    first = like.shape[-1] - folded.shape[-1]
+    out[..., :first] = np.nan
+    out[..., first:] = folded
+    return out
+
+
+def _roll(values: FloatArray, window: int, merge: Merge) -> FloatArray:
+    return _aligned(_fold((values,), window, merge)[0], values)
+
+
+def rolling_sum(values: FloatArray, window: int) -> FloatArray:
+    """Sum over the last `window` bars, by pairwise addition."""
+    return _roll(values, window, lambda recent, older, n, m: (recent[0] + older[0],))
+
+
+def rolling_max(values: FloatArray, window: int) -> FloatArray:
+    """Largest value of the last `window` bars."""
+    return _roll(values, window, lambda recent, older, n, m: (np.maximum(recent[0], older[0]),))
+
+
+def rolling_min(values: FloatArray, window: int) -> FloatArray:
+    """Smallest value of the last `window` bars."""
+    return _roll(values, window, lambda recent, older, n, m: (np.minimum(recent[0], older[0]),))
+
+
+def _merge_mean(recent: FloatArray, older: FloatArray, share: float) -> FloatArray:
+    """Return `recent + (older - recent) * share` in one temporary array."""
+    merged = older - recent
+    merged *= share
+    merged += recent
+    return merged
+
+
+def rolling_mean(values: FloatArray, window: int) -> FloatArray:
+    """Mean of the last `window` bars; exact for a constant series."""
+    return _roll(values, window, lambda recent, older, n, m: (_merge_mean(recent[0], older[0], m / (n + m)),))
+
+
+def decayed_sum(values: FloatArray, decay: float, window: int) -> FloatArray:
+    """Sum of `decay**k * values[t - k]` for `k < window`."""
+    return _roll(values, window, lambda recent, older, n, m: (recent[0] + decay**n * older[0],))
+
+
+def decay_of_span(span: float) -> float:
+    """Return the weight ratio of neighbouring bars in an EMA of `span` bars: `1 - 2 / (span + 1)`."""
+    return 1.0 - 2.0 / (span + 1.0)
+
+
+def decay_of_wilder(period: float) -> float:
+    """Return the weight ratio of Wilder's smoothing: `1 - 1 / period`."""
+    return 1.0 - 1.0 / period
+
+
+def decay_of_halflife(halflife: float) -> float:
+    """Return the weight ratio after which `halflife` bars halve a weight."""
+    return 0.5 ** (1.0 / halflife)
+
+
+def ema_window(decay: float) -> int:
+    """Return the bars an exponential average keeps: all but `FORGOTTEN` of its weight, rounded up to three binary digits."""
+    if decay <= 0.0:
+        return 1
+    needed = math.ceil(math.log(FORGOTTEN) / math.log(decay))
+    unit = 2 ** max(needed.bit_length() - 3, 0)
+    return -(-needed // unit) * unit
+
+
+def ema(values: FloatArray, decay: float, window: int | None = None) -> FloatArray:
+    """Exponential mean over exactly `ema_window(decay)` bars: weights `decay**k`, renormalised to sum to one.
+
+    Cutting the tail makes the contract exact: the value depends on the declared window and nothing older, at the price
+    of a relative difference of `FORGOTTEN` from the endless recursion.
+    """
+
+    def merge(recent: State, older: State, n: int, m: int) -> State:
+        old_weight = decay**n * (1.0 - decay**m)
+        return (_merge_mean(recent[0], older[0], old_weight / (1.0 - decay**n + old_weight)),)
+
+    return _roll(values, window or ema_window(decay), merge)
+
+
+def rolling_moments(values: FloatArray, window: int) -> tuple[FloatArray, FloatArray]:
+    """Return the mean and the sum of squared deviations of the last `window` bars (Chan et al. 1979, eq. 2.1)."""
+
+    def merge(recent: State, older: State, n: int, m: int) -> State:
+        delta = older[0] - recent[0]
+        squares = recent[1] + older[1]
+        mean = delta * (m / (n + m))
+        mean += recent[0]
+        delta *= delta
+        delta *= n * m / (n + m)
+        squares += delta
+        return mean, squares
+
+    mean, squares = _fold((values, np.zeros_like(values)), window, merge)
+    return _aligned(mean, values), _aligned(squares, values)
+
+
+def rolling_std(values: FloatArray, window: int) -> FloatArray:
+    """Sample standard deviation of the last `window` bars; zero for a single bar."""
+    return np.sqrt(rolling_moments(values, window)[1] / max(window - 1, 1))
+
+
+def zscore(values: FloatArray, window: int) -> FloatArray:
+    """Deviation from the mean of the last `window` bars in standard deviations; zero where nothing moved."""
+    mean, squares = rolling_moments(values, window)
+    return safe_ratio(values - mean, np.sqrt(squares / max(window - 1, 1)), 0.0)
+
+
+def rolling_cov(x: FloatArray, y: FloatArray, window: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the sums of squared deviations of x, of y, and of their products over the last `window` bars."""
+
+    def merge(recent: State, older: State, n: int, m: int) -> State:
+        dx, dy, share, weight = older[0] - recent[0], older[1] - recent[1], m / (n + m), n * m / (n + m)
+        return (
+            recent[0] + dx * share,
+            recent[1] + dy * share,
+            recent[2] + older[2] + dx * dx * weight,
+            recent[3] + older[3] + dy * dy * weight,
+            recent[4] + older[4] + dx * dy * weight,
+        )
+
+    x, y = np.broadcast_arrays(x, y)
+    zeros = np.zeros(x.shape)
+    _, _, xx, yy, xy = _fold((x, y, zeros, zeros, zeros), window, merge)
+    return _aligned(xx, x), _aligned(yy, x), _aligned(xy, x)
+
+
+def _trend_moments(values: FloatArray, window: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return mean, sum of squares and sum of products with time (which runs forward), over the last `window` bars."""
+
+    def merge(recent: State, older: State, n: int, m: int) -> State:
+        delta = recent[0] - older[0]
+        return (
+            recent[0] - delta * (m / (n + m)),
+            recent[1] + older[1] + delta * delta * (n * m / (n + m)),
+            recent[2] + older[2] + delta * (n * m / 2.0),
+        )
+
+    zeros = np.zeros_like(values)
+    mean, squares, products = _fold((values, zeros, zeros), window, merge)
+    return _aligned(mean, values), _aligned(squares, values), _aligned(products, values)
+
+
+def rolling_slope(values: FloatArray, window: int) -> tuple[FloatArray, FloatArray]:
+    """Fit a line to the last `window` bars by least squares; return its slope per bar and its R squared (0 when flat)."""
+    _, squares, products = _trend_moments(values, window)
+    time_squares = window * (window * window - 1.0) / 12.0
+    return products / time_squares, safe_ratio(products * products, squares * time_squares, 0.0)
+
+
+def rolling_wma(values: FloatArray, window: int) -> FloatArray:
+    """Linearly weighted mean: the newest bar weighs `window`, the oldest 1."""
+    mean, _, products = _trend_moments(values, window)
+    return mean + products * 2.0 / (window * (window + 1.0))
+
+
+def delay(values: FloatArray, bars: int) -> FloatArray:
+    """Return the series `bars` earlier; NaN in the first `bars` places."""
+    out = np.empty_like(values)
+    out[..., :bars] = np.nan
+    out[..., bars:] = values[..., : values.shape[-1] - bars] if bars < values.shape[-1] else out[..., bars:]
+    return out
+
+
+def safe_ratio(numerator: FloatArray, denominator: FloatArray, undefined: float = np.nan) -> FloatArray:
+    """Return `numerator / denominator`, and `undefined` where the denominator is zero; NaN stays NaN."""
+    out = np.full(np.broadcast_shapes(np.shape(numerator), np.shape(denominator)), undefined)
+    np.divide(numerator, denominator, out=out, where=denominator != 0.0)
+    return out
