@@ -1,0 +1,43 @@
+"""What every network checks about its inputs before it computes."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+__all__ = ["clean_inputs"]
+
+
+def clean_inputs(
+    values: Float[Tensor, "*lead feature"],
+    mask: Tensor | None,
+    *,
+    num_features: int,
+    axes: str,
+    name: str = "features",
+) -> tuple[Float[Tensor, "*lead feature"], Bool[Tensor, "*lead feature"]]:
+    """Return `values` with missing entries set to 0, and the full boolean mask (True = present).
+
+    Args:
+        values: inputs; entries where `mask` is False may hold anything, NaN included.
+        mask: boolean, broadcastable to `values`; None means that everything is present.
+        num_features: expected size of the last axis.
+        axes: expected axis names, used to check the rank and to word errors.
+        name: what to call `values` in errors.
+
+    Raises:
+        ValueError: wrong rank or feature count, a mask that does not fit, or NaN without a mask.
+    """
+    shape = tuple(values.shape)
+    if len(shape) != len(axes.split()) or shape[-1] != num_features:
+        raise ValueError(f"{name} must have shape [{axes}] with {num_features} features, was {list(shape)}")
+    if mask is None:
+        if not torch.compiler.is_compiling() and bool(torch.isnan(values).any()):
+            raise ValueError(f"{name} of shape {list(shape)} holds NaN: pass mask, a boolean of that shape, False where missing")
+        return values, torch.ones_like(values, dtype=torch.bool)
+    if mask.dtype != torch.bool:
+        raise ValueError(f"mask must be boolean, was {mask.dtype}")
+    try:
+        full = mask.expand(shape)
+    except RuntimeError:
+        raise ValueError(f"mask must broadcast to {name} of shape {list(shape)}, was {list(mask.shape)}") from None
+    return torch.where(full, values, torch.zeros((), dtype=values.dtype, device=values.device)), full
