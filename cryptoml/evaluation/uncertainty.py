@@ -1,0 +1,135 @@
+"""Intervals by the stationary block bootstrap (Politis & Romano 1994).
+
+Blocks of time are resampled whole, with geometric lengths and wrapping round the end, so that serial dependence
+(overlapping labels) and dependence across assets (one bar of all assets moves together) both survive.
+
+Every statistic here is a function of sums over bars, so a draw costs one look-up per block in prefix sums, not one
+per bar: 1,000 draws of 20,000 bars take milliseconds.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = [
+    "Interval",
+    "accuracy_interval",
+    "block_sums",
+    "bootstrap_interval",
+    "mean_interval",
+    "sharpe_interval",
+    "stationary_blocks",
+    "stationary_indices",
+]
+
+
+class Interval(NamedTuple):
+    """A figure with its percentile interval; NaN where the sample cannot say."""
+
+    value: float
+    low: float
+    high: float
+
+
+def stationary_blocks(num_bars: int, mean_block: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw one resample as blocks: starts and lengths `[block]`, lengths summing to `num_bars`.
+
+    Args:
+        num_bars: Bars of the series.
+        mean_block: Mean block length in bars, at least 1.
+        rng: Source of randomness.
+    """
+    expected = int(num_bars / mean_block) + 1
+    lengths = rng.geometric(min(1.0, 1 / mean_block), size=expected + 6 * int(np.sqrt(expected)) + 8)
+    while lengths.sum() < num_bars:
+        lengths = np.concatenate([lengths, rng.geometric(min(1.0, 1 / mean_block), size=expected)])
+    ends = np.cumsum(lengths)
+    count = int(np.searchsorted(ends, num_bars)) + 1
+    lengths = lengths[:count]
+    lengths[-1] -= ends[count - 1] - num_bars
+    return rng.integers(0, num_bars, size=count), lengths
+
+
+def stationary_indices(num_bars: int, mean_block: float, rng: np.random.Generator) -> np.ndarray:
+    """Draw one resample as bar indices `[time]`."""
+    starts, lengths = stationary_blocks(num_bars, mean_block, rng)
+    offset = np.arange(num_bars) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return (np.repeat(starts, lengths) + offset) % num_bars
+
+
+def block_sums(values: np.ndarray, mean_block: float, num_draws: int, seed: int) -> np.ndarray:
+    """Return the column sums of each resample `[draw, column]` of `values` `[time, column]` (finite)."""
+    num_bars = len(values)
+    twice = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(np.concatenate([values, values]), axis=0)])
+    rng = np.random.default_rng(seed)
+    sums = np.empty((num_draws, values.shape[1]))
+    for draw in range(num_draws):
+        starts, lengths = stationary_blocks(num_bars, mean_block, rng)
+        whole, rest = np.divmod(lengths, num_bars)
+        sums[draw] = (twice[starts + rest] - twice[starts]).sum(axis=0) + whole.sum() * twice[num_bars]
+    return sums
+
+
+def bootstrap_interval(
+    values: np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    *,
+    mean_block: float,
+    num_draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Return a statistic of column sums with its percentile interval.
+
+    Args:
+        values: Per-bar quantities `[time, column]`, finite.
+        statistic: Maps sums `[..., column]` to `[...]`; may return NaN for a degenerate resample.
+        mean_block: Mean block length in bars; at least the label's length where labels overlap.
+        num_draws: Resamples.
+        level: Share of resamples inside the interval.
+        seed: Of the resampling.
+    """
+    if len(values) < 2:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = float(statistic(values.sum(axis=0)))
+        drawn = statistic(block_sums(values, max(1.0, min(mean_block, len(values))), num_draws, seed))
+    drawn = drawn[np.isfinite(drawn)]
+    if not drawn.size:
+        return Interval(value, float("nan"), float("nan"))
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(low), float(high))
+
+
+def accuracy_interval(correct: np.ndarray, counted: np.ndarray, *, mean_block: float, **options: float) -> Interval:
+    """Return the share of correct forecasts with its interval.
+
+    Args:
+        correct: Bool `[asset, time]`.
+        counted: Bool `[asset, time]`: the forecast and its outcome exist.
+        mean_block: Mean block length in bars.
+        options: `num_draws`, `level`, `seed` of `bootstrap_interval`.
+    """
+    per_bar = np.stack([(correct & counted).sum(axis=0), counted.sum(axis=0)], axis=1).astype(np.float64)
+    return bootstrap_interval(per_bar, lambda sums: sums[..., 0] / sums[..., 1], mean_block=mean_block, **options)  # type: ignore[arg-type]
+
+
+def mean_interval(series: np.ndarray, *, mean_block: float, **options: float) -> Interval:
+    """Return the mean of a series `[time]` with its interval; NaN bars are left out."""
+    known = np.isfinite(series)
+    per_bar = np.stack([np.where(known, series, 0.0), known], axis=1).astype(np.float64)
+    return bootstrap_interval(per_bar, lambda sums: sums[..., 0] / sums[..., 1], mean_block=mean_block, **options)  # type: ignore[arg-type]
+
+
+def sharpe_interval(returns: np.ndarray, bars_per_year: float, *, mean_block: float, **options: float) -> Interval:
+    """Return the annualised Sharpe ratio with its interval; NaN returns count as 0."""
+    returns = np.nan_to_num(returns)
+    num_bars = len(returns)
+
+    def ratio(sums: np.ndarray) -> np.ndarray:
+        mean = sums[..., 0] / num_bars
+        variance = (sums[..., 1] - num_bars * mean**2) / (num_bars - 1)
+        return np.where(variance > 1e-30, mean / np.sqrt(np.maximum(variance, 1e-30)), np.nan) * np.sqrt(bars_per_year)
+
+    return bootstrap_interval(np.stack([returns, returns**2], axis=1), ratio, mean_block=mean_block, **options)  # type: ignore[arg-type]

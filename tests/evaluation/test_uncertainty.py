@@ -1,0 +1,127 @@
+"""Bootstrap intervals, deflated Sharpe ratio, probability of backtest overfitting."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cryptoml.evaluation import selection, uncertainty
+from cryptoml.evaluation.performance import sharpe_ratio
+
+
+@given(st.integers(2, 200), st.floats(1, 300), st.integers(0, 2**31))
+def test_blocks_fill_the_series_exactly(num_bars, mean_block, seed):
+    starts, lengths = uncertainty.stationary_blocks(num_bars, mean_block, np.random.default_rng(seed))
+    indices = uncertainty.stationary_indices(num_bars, mean_block, np.random.default_rng(seed))
+    assert lengths.sum() == num_bars == indices.size
+    assert (lengths >= 1).all()
+    assert indices[0] == starts[0]
+    assert ((indices >= 0) & (indices < num_bars)).all()
+
+
+@pytest.mark.parametrize("mean_block", [1.0, 7.0, 90.0])
+def test_block_sums_equal_resampled_sums(mean_block):
+    values = np.random.default_rng(0).normal(size=(50, 2))
+    sums = uncertainty.block_sums(values, mean_block, 20, seed=3)
+    rng = np.random.default_rng(3)
+    for row in sums:
+        assert row == pytest.approx(values[uncertainty.stationary_indices(50, mean_block, rng)].sum(axis=0))
+
+
+def test_mean_block_length_is_as_asked():
+    rng = np.random.default_rng(0)
+    lengths = np.concatenate([uncertainty.stationary_blocks(5000, 20, rng)[1] for _ in range(20)])
+    assert lengths.mean() == pytest.approx(20, rel=0.1)
+
+
+def test_sharpe_interval_holds_the_truth_about_as_often_as_it_says():
+    rng, held = np.random.default_rng(1), 0
+    for seed in range(100):
+        interval = uncertainty.sharpe_interval(rng.normal(0.1, 1, size=400), 1, mean_block=2, num_draws=200, seed=seed)
+        held += interval.low <= 0.1 <= interval.high
+    assert 88 <= held <= 99
+
+
+def test_sharpe_interval_starts_from_the_plain_ratio():
+    returns = np.random.default_rng(1).normal(0.001, 0.01, size=300)
+    assert uncertainty.sharpe_interval(returns, 8760, mean_block=5).value == pytest.approx(sharpe_ratio(returns, 8760))
+
+
+def test_dependence_across_assets_widens_the_interval():
+    rng = np.random.default_rng(2)
+    one = rng.random((1, 500)) < 0.5
+    copies, apart = np.repeat(one, 10, axis=0), rng.random((10, 500)) < 0.5
+    counted = np.ones((10, 500), dtype=bool)
+    together = uncertainty.accuracy_interval(copies, counted, mean_block=1)
+    independent = uncertainty.accuracy_interval(apart, counted, mean_block=1)
+    assert together.value == pytest.approx(copies.mean())
+    assert together.high - together.low > 2 * (independent.high - independent.low)
+
+
+def test_long_blocks_widen_the_interval_of_overlapping_labels():
+    noise = np.random.default_rng(3).normal(size=3000)
+    smooth = np.convolve(noise, np.ones(24), mode="valid")
+    short, long = (uncertainty.mean_interval(smooth, mean_block=block) for block in (1, 48))
+    assert long.high - long.low > 2.5 * (short.high - short.low)
+
+
+def test_too_short_a_sample_says_nothing():
+    assert np.isnan(uncertainty.sharpe_interval(np.array([0.1]), 365, mean_block=5)).all()
+    assert np.isnan(uncertainty.mean_interval(np.full(9, np.nan), mean_block=5)).all()
+
+
+def test_deflated_sharpe_ratio_gives_the_published_value():
+    daily, variance = 2.5 / np.sqrt(250), 0.5 / 250
+    assert selection.expected_max_sharpe(100, variance) == pytest.approx(0.1132, abs=5e-5)
+    assert selection.deflated_sharpe_ratio(daily, 1250, -3, 10, 100, variance) == pytest.approx(0.9004, abs=5e-5)
+
+
+def test_expected_max_sharpe_against_simulation():
+    simulated = np.random.default_rng(0).normal(size=(20_000, 50)).max(axis=1).mean()
+    assert selection.expected_max_sharpe(50, 1.0) == pytest.approx(simulated, rel=0.02)
+
+
+def test_more_trials_deflate_more():
+    returns = np.random.default_rng(5).normal(0.05, 1, size=1000)
+    deflated = [selection.deflated_sharpe_of_returns(returns, trials) for trials in (1, 10, 100)]
+    assert deflated == sorted(deflated, reverse=True)
+    assert np.isnan(selection.deflated_sharpe_of_returns(np.zeros(100)))
+    with pytest.raises(ValueError, match="num_trials must be at least 1, was 0"):
+        selection.expected_max_sharpe(0, 1.0)
+
+
+def naive_overfitting(returns: np.ndarray, num_blocks: int) -> float:
+    blocks, below, splits = np.array_split(returns, num_blocks), 0, 0
+    for chosen in combinations(range(num_blocks), num_blocks // 2):
+        inside = np.concatenate([blocks[i] for i in chosen])
+        outside = np.concatenate([blocks[i] for i in range(num_blocks) if i not in chosen])
+        winner = (inside.mean(axis=0) / inside.std(axis=0, ddof=1)).argmax()
+        ratios = outside.mean(axis=0) / outside.std(axis=0, ddof=1)
+        below += (ratios <= ratios[winner]).sum() / (returns.shape[1] + 1) <= 0.5
+        splits += 1
+    return below / splits
+
+
+def test_overfitting_against_a_plain_loop():
+    returns = np.random.default_rng(6).normal(size=(160, 9))
+    assert selection.backtest_overfitting(returns, 8).probability == pytest.approx(naive_overfitting(returns, 8))
+
+
+def test_overfitting_is_nil_for_real_skill_and_about_half_for_noise():
+    rng = np.random.default_rng(7)
+    skill = rng.normal(size=(800, 10))
+    skill[:, 4] += 0.5
+    assert selection.backtest_overfitting(skill).probability == 0
+    noise = np.mean([selection.backtest_overfitting(rng.normal(size=(400, 10)), 8).probability for _ in range(30)])
+    assert 0.35 < noise < 0.65
+
+
+@pytest.mark.parametrize(
+    ("shape", "num_blocks", "words"),
+    [((100, 1), 4, "at least 2 trials"), ((100, 3), 5, "even"), ((10, 3), 16, "at least 32 bars")],
+)
+def test_overfitting_refuses_what_it_cannot_split(shape, num_blocks, words):
+    with pytest.raises(ValueError, match=words):
+        selection.backtest_overfitting(np.zeros(shape), num_blocks)
