@@ -1,0 +1,1 @@
+"""Training: losses, dense chunks, the trainer, meta-learning, continual learning and hyperparameter search."""

@@ -1,0 +1,119 @@
+"""Checkpoints without pickle: one safetensors file holds tensors and, as JSON in its header, everything else.
+
+A file is written under a temporary name and published by one atomic rename, so that a reader finds the old file or
+the new one, never half of it.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from cryptoml.errors import DataError
+
+__all__ = [
+    "CHECKPOINT_NAME",
+    "join_state",
+    "latest_checkpoint",
+    "random_state",
+    "read_tensors",
+    "restore_random_state",
+    "split_state",
+    "weights_of",
+    "write_tensors",
+]
+
+CHECKPOINT_NAME = "last.safetensors"
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> Path:
+    """Publish tensors and a JSON document as one file, atomically.
+
+    Raises:
+        DataError: The folder cannot be written (full disk, read-only); an older file at `path` stays intact.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    owned = {name: values.detach().cpu().clone().contiguous() for name, values in tensors.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(owned, temporary, metadata={"document": json.dumps(document)})
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise DataError(f"checkpoint {path} cannot be written: {error}") from error
+    return path
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write_tensors` wrote: tensors on the CPU and the document.
+
+    Raises:
+        DataError: There is no such file, or it is damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"checkpoint {path} must be an existing file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, json.loads(file.metadata()["document"])
+    except (SafetensorError, TypeError, KeyError, ValueError) as error:
+        raise DataError(f"checkpoint {path} is damaged or not a checkpoint: {error}") from error
+
+
+def latest_checkpoint(folder: str | Path) -> Path | None:
+    """Path of the newest resumable checkpoint that `fit` wrote into a folder, or None."""
+    path = Path(folder) / CHECKPOINT_NAME
+    return path if path.is_file() else None
+
+
+def split_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Split an optimizer's state into tensors named `index/key` and a JSON document of groups and numbers."""
+    state = optimizer.state_dict()
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, Any] = {}
+    for index, entries in state["state"].items():
+        for key, value in entries.items():
+            (tensors if isinstance(value, Tensor) else numbers)[f"{index}/{key}"] = value
+    return tensors, {"groups": state["param_groups"], "numbers": numbers}
+
+
+def join_state(tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo `split_state`: the dict that `Optimizer.load_state_dict` takes."""
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in {**tensors, **document["numbers"]}.items():
+        index, key = name.split("/", 1)
+        state.setdefault(int(index), {})[key] = value
+    return {"state": state, "param_groups": document["groups"]}
+
+
+def random_state() -> dict[str, Tensor]:
+    """State of torch's generators: the CPU's and, where CUDA has been used, each device's."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        state |= {f"cuda{index}": values for index, values in enumerate(torch.cuda.get_rng_state_all())}
+    return state
+
+
+def restore_random_state(state: Mapping[str, Tensor]) -> None:
+    """Undo `random_state`; devices that are not here are skipped."""
+    torch.set_rng_state(state["cpu"])
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        if f"cuda{index}" in state:
+            torch.cuda.set_rng_state(state[f"cuda{index}"], index)
+
+
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    """Copy a module's parameters and persistent buffers to the CPU."""
+    return {name: values.detach().cpu().clone() for name, values in module.state_dict().items()}
