@@ -33,7 +33,7 @@ def _prices(columns: dict[str, np.ndarray], path: Path, asset: int, rng: np.rand
     sigma = path.past_volatility[:, asset]
     start = np.log(10 ** rng.uniform(0, 3))
     close = start + path.deviation[:, asset]
-    open_ = np.concatenate([close[:1] - path.log_return[:1, asset], close[:-1]])
+    open_ = np.concatenate([close[:1] - path.log_return(asset)[:1], close[:-1]])
     open_ += GAP * sigma * rng.standard_normal(len(sigma))
     move = close - open_
     reach_up, reach_down = (_bridge_reach(move, sigma, rng) for _ in range(2))
@@ -50,7 +50,7 @@ def _bridge_reach(move: np.ndarray, sigma: np.ndarray, rng: np.random.Generator)
 def _activity(columns: dict[str, np.ndarray], config: MarketConfig, path: Path, asset: int, rng: np.random.Generator) -> None:
     decay = 0.5 ** (1 / TURNOVER_HALF_LIFE)
     swing = lfilter([0.4 * (1 - decay**2) ** 0.5], [1, -decay], rng.standard_normal(config.num_bars))
-    burst = np.log1p(np.abs(path.log_return[:, asset]) / config.base_volatility)
+    burst = np.log1p(np.abs(path.log_return(asset)) / config.base_volatility)
     turnover = np.exp(rng.uniform(15, 17) + swing + 0.8 * burst + 0.2 * rng.standard_normal(config.num_bars))
     typical = (columns["open"] + columns["high"] + columns["low"] + columns["close"]) / 4
     columns["quote_volume"][:] = turnover

@@ -92,8 +92,8 @@ class Dynamics:
 class Path:
     """One simulated history: true states at the close of each bar, `[time, asset]` (regimes int8 `[time]`).
 
-    `z[t]` and `log_return[t]` belong to the bar that closes at t; `volatility[t]` rules the bar after it, and
-    `past_volatility[t]` ruled bar t itself. `deviation` is log price minus its start.
+    `z[t]` and `past_volatility[t]` belong to the bar that closes at t; the other states, which the equations of the
+    module name, rule the bar after it. `deviation` is log price minus log start.
     """
 
     regimes: np.ndarray
@@ -104,10 +104,9 @@ class Path:
     z: np.ndarray
     past_volatility: np.ndarray
 
-    @property
-    def log_return(self) -> np.ndarray:
-        """Close-to-close log-return of each bar `[time, asset]`."""
-        return self.z * self.past_volatility
+    def log_return(self, asset: int) -> np.ndarray:
+        """Return the close-to-close log-return of each bar of one asset `[time]`."""
+        return self.z[:, asset] * self.past_volatility[:, asset]
 
 
 def make_dynamics(config: MarketConfig, rng: np.random.Generator) -> Dynamics:
