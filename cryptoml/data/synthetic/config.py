@@ -25,14 +25,14 @@ class MarketConfig(BaseModel):
     seed: int = Field(0, ge=0, description="Seed of every random draw.")
 
     flow_strength: float = Field(
-        0.27, ge=0, le=1, description="Mean return per bar, in sigmas, per unit of order-flow imbalance."
+        0.28, ge=0, le=1, description="Mean return per bar, in sigmas, per unit of order-flow imbalance."
     )
     flow_half_life_bars: float = Field(24.0, gt=0, description="Half-life of the order-flow imbalance, in bars.")
     flow_share: float = Field(
         0.05, gt=0, le=0.09, description="Deviation of the taker-buy share of volume from 1/2 per unit of imbalance."
     )
     lead_lag_strength: float = Field(
-        0.12, ge=0, le=0.5, description="Mean return per bar, in sigmas, per unit of the leaders' trailing return."
+        0.13, ge=0, le=0.5, description="Mean return per bar, in sigmas, per unit of the leaders' trailing return."
     )
     lead_lag_half_life_bars: float = Field(16.0, gt=0, description="Half-life of the leaders' trailing return, in bars.")
     leader_fraction: float = Field(
