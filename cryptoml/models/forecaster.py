@@ -31,7 +31,7 @@ class Forecast(NamedTuple):
 
     Attributes:
         direction: logits `[..., 3]` of DOWN, SIDEWAYS, UP.
-        volatility: `[..., 1]`, above 0, as a multiple of sigma * sqrt(horizon).
+        volatility: `[..., 1]`, above 0, as a multiple of sigma * sqrt(primary horizon).
         regime: logits `[..., 4]` of BULL, BEAR, RANGING, HIGH_VOL.
         position_size: `[..., 1]` in [0, 1].
         quantiles: `[..., horizon, quantile]` of log return / (sigma * sqrt(horizon)), never crossing.
@@ -60,6 +60,9 @@ class ForecasterConfig(BaseModel):
     dropout: float = Field(0.1, ge=0.0, lt=1.0, description="fraction dropped")
     lookback: int = Field(64, ge=2, description="bars that attention, convolutions and filters can see")
     horizons: tuple[int, ...] = Field((1, 4, 24), min_length=1, description="forecast horizons in bars, increasing")
+    primary_horizon: int | None = Field(
+        None, ge=1, description="bars of the direction and volatility tasks; last horizon if None"
+    )
     quantiles: tuple[float, ...] = Field((0.1, 0.5, 0.9), min_length=1, description="quantile levels in (0, 1), increasing")
     graph: bool = Field(True, description="attend across assets")
     dynamic_graph: bool = Field(True, description="score pairs as GATv2; costs hidden_size per pair of assets")
@@ -73,6 +76,11 @@ class ForecasterConfig(BaseModel):
         if list(self.quantiles) != sorted(set(self.quantiles)) or not 0.0 < self.quantiles[0] <= self.quantiles[-1] < 1.0:
             raise ValueError(f"quantiles must increase strictly within (0, 1), was {self.quantiles}")
         return self
+
+    @property
+    def volatility_horizon(self) -> int:
+        """Bars over which volatility is forecast."""
+        return self.primary_horizon or self.horizons[-1]
 
 
 def _temporal_fusion(config: ForecasterConfig) -> Encoder:

@@ -65,11 +65,11 @@ class GraphAttentionLayer(nn.Module):
         super().__init__()
         if concat and out_features % num_heads:
             raise ValueError(f"out_features must be a multiple of num_heads, was {out_features} with {num_heads} heads")
-        self.in_features, self.num_heads, self.concat, self.dynamic = in_features, num_heads, concat, dynamic
+        self.in_features, self.num_heads, self.concat = in_features, num_heads, concat
         self.head_size = out_features // num_heads if concat else out_features
         width = num_heads * self.head_size
         self.source = nn.Linear(in_features, width, bias=False)
-        self.target = nn.Linear(in_features, width, bias=False) if dynamic else self.source
+        self.target = nn.Linear(in_features, width, bias=False) if dynamic else None
         self.score_source = nn.Parameter(torch.empty(num_heads, self.head_size))
         self.score_target = None if dynamic else nn.Parameter(torch.empty(num_heads, self.head_size))
         self.bias = nn.Parameter(torch.zeros(out_features))
@@ -78,9 +78,12 @@ class GraphAttentionLayer(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw all weights after Glorot, as the paper's own code does."""
-        for weight in (self.source.weight, self.target.weight, self.score_source, self.score_target):
-            if weight is not None:
-                nn.init.xavier_uniform_(weight)
+        for weight in (self.source.weight, self.score_source):
+            nn.init.xavier_uniform_(weight)
+        if self.target is not None:
+            nn.init.xavier_uniform_(self.target.weight)
+        if self.score_target is not None:
+            nn.init.xavier_uniform_(self.score_target)
 
     def forward(
         self, x: Float[Tensor, "batch node feature"], mask: Tensor | None = None, edge_index: Tensor | None = None
@@ -112,7 +115,7 @@ class GraphAttentionLayer(nn.Module):
         """Return source and target projections `[batch, node, head, width]`."""
         dropped = self.dropout(x)
         source = rearrange(self.source(dropped), "batch node (head width) -> batch node head width", head=self.num_heads)
-        if not self.dynamic:
+        if self.target is None:
             return source, source
         target = rearrange(self.target(dropped), "batch node (head width) -> batch node head width", head=self.num_heads)
         return source, target

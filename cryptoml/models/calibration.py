@@ -1,0 +1,111 @@
+"""Fit ensemble weights, a temperature and quantile shifts on validation predictions: pure functions of arrays."""
+
+import numpy as np
+from jaxtyping import Float, Integer
+from scipy.optimize import minimize_scalar
+
+__all__ = ["conformal_shifts", "convex_weights", "fit_temperature", "log_loss", "tempered"]
+
+_SMALLEST = 1e-12
+_MAX_STEPS = 2000
+_TOLERANCE = 1e-10
+
+
+def log_loss(probabilities: Float[np.ndarray, "sample class"], labels: Integer[np.ndarray, " sample"]) -> float:
+    """Mean negative log probability of the labels, in nats."""
+    return float(-np.mean(np.log(np.maximum(_of_labels(probabilities, labels), _SMALLEST))))
+
+
+def tempered(probabilities: Float[np.ndarray, "*lead class"], temperature: float) -> Float[np.ndarray, "*lead class"]:
+    """Flatten (temperature above 1) or sharpen (below 1) probabilities: softmax of log p / temperature. NaN passes through."""
+    logits = np.log(np.maximum(probabilities, _SMALLEST)) / temperature
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def convex_weights(
+    member_probabilities: Float[np.ndarray, "member sample class"], labels: Integer[np.ndarray, " sample"]
+) -> Float[np.ndarray, " member"]:
+    """Weights of the mixture of members with the least log loss: at least 0, summing to 1.
+
+    The loss is convex in the weights; expectation maximisation lowers it at every step from equal weights. Never worse on
+    these samples than equal weights or than any single member.
+
+    Raises:
+        ValueError: shapes that do not fit, no sample, or labels outside the classes.
+    """
+    probabilities = np.asarray(member_probabilities, dtype=np.float64)
+    if probabilities.ndim != 3:
+        raise ValueError(f"member_probabilities must have shape [member, sample, class], was {list(probabilities.shape)}")
+    likelihood = np.maximum(np.stack([_of_labels(member, labels) for member in probabilities]), _SMALLEST)
+    count = len(likelihood)
+    candidates = [_mixture_weights(likelihood), np.full(count, 1.0 / count), *np.eye(count)]
+    losses = [-np.mean(np.log(weights @ likelihood)) for weights in candidates]
+    return candidates[int(np.argmin(losses))]
+
+
+def fit_temperature(probabilities: Float[np.ndarray, "sample class"], labels: Integer[np.ndarray, " sample"]) -> float:
+    """Temperature that minimises log loss (Guo et al. 2017, section 4.2), between 0.05 and 20."""
+    _of_labels(probabilities, labels)
+    values = np.asarray(probabilities, dtype=np.float64)
+    found = minimize_scalar(
+        lambda exponent: log_loss(tempered(values, np.exp(exponent)), labels),
+        bounds=(np.log(0.05), np.log(20.0)),
+        method="bounded",
+        options={"xatol": 1e-6},
+    )
+    return float(np.exp(found.x))
+
+
+def conformal_shifts(
+    quantiles: Float[np.ndarray, "sample horizon quantile"],
+    outcomes: Float[np.ndarray, "sample horizon"],
+    levels: tuple[float, ...],
+) -> Float[np.ndarray, "horizon quantile"]:
+    """Shift per quantile that gives it its nominal coverage on these samples (split conformal, one-sided).
+
+    Levels from 0.5 up take the next larger order statistic, lower ones the next smaller, so intervals err on the wide
+    side (Vovk et al. 2005; Romano et al. 2019, theorem 1, per side). Samples with NaN are left out.
+
+    Raises:
+        ValueError: shapes that do not fit, or a horizon without any sample.
+    """
+    if quantiles.ndim != 3 or quantiles.shape[:2] != outcomes.shape or quantiles.shape[2] != len(levels):
+        raise ValueError(
+            f"quantiles must have shape [sample, horizon, {len(levels)}] for outcomes of shape {list(outcomes.shape)}, "
+            f"was {list(quantiles.shape)}"
+        )
+    residuals = outcomes[..., None].astype(np.float64) - quantiles
+    shifts = np.empty(residuals.shape[1:])
+    for horizon, level in np.ndindex(shifts.shape):
+        shifts[horizon, level] = _order_statistic(residuals[:, horizon, level], levels[level])
+    return shifts
+
+
+def _order_statistic(residuals: Float[np.ndarray, " sample"], level: float) -> float:
+    ordered = np.sort(residuals[np.isfinite(residuals)])
+    if not len(ordered):
+        raise ValueError("quantiles and outcomes must share at least one finite sample per horizon, had none")
+    position = (len(ordered) + 1) * level
+    rank = np.ceil(position) if level >= 0.5 else np.floor(position)
+    return float(ordered[int(np.clip(rank, 1, len(ordered))) - 1])
+
+
+def _mixture_weights(likelihood: Float[np.ndarray, "member sample"]) -> Float[np.ndarray, " member"]:
+    weights = np.full(len(likelihood), 1.0 / len(likelihood))
+    for _ in range(_MAX_STEPS):
+        updated = weights * (likelihood / (weights @ likelihood)).mean(axis=1)
+        if np.abs(updated - weights).max() < _TOLERANCE:
+            break
+        weights = updated / updated.sum()
+    return weights
+
+
+def _of_labels(probabilities: Float[np.ndarray, "sample class"], labels: Integer[np.ndarray, " sample"]) -> np.ndarray:
+    """Return the probability that each sample gives to its label."""
+    samples, classes = np.shape(probabilities)
+    if np.shape(labels) != (samples,) or not samples:
+        raise ValueError(f"labels must have shape [{samples}] with at least one sample, was {list(np.shape(labels))}")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"labels must be within 0 and {classes - 1}, was {labels.min()} to {labels.max()}")
+    return np.asarray(probabilities, dtype=np.float64)[np.arange(samples), labels]

@@ -1,0 +1,233 @@
+"""Several forecasters as one: convex combination, calibration, and the way back from normalised to real units."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Integer
+
+from cryptoml.models.calibration import conformal_shifts, convex_weights, fit_temperature, tempered
+from cryptoml.models.forecaster import Forecast, Forecaster, ForecasterConfig
+
+__all__ = ["Calibration", "Ensemble", "Predictions", "fit_ensemble", "predict_member"]
+
+_WINDOW_NUMBERS = 4_000_000  # numbers in one chunk of unfolded windows; bounds memory to a few hundred MB
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Forecasts at every bar of a panel, float32; NaN where an asset is absent or has too little history.
+
+    Attributes:
+        probabilities: `[asset, time, 3]` of DOWN, SIDEWAYS, UP.
+        volatility: `[asset, time]` over the primary horizon.
+        regime: `[asset, time, 4]` probabilities of BULL, BEAR, RANGING, HIGH_VOL.
+        position_size: `[asset, time]` in [0, 1].
+        quantiles: `[asset, time, horizon, quantile]`, log returns, sorted along the last axis.
+    """
+
+    probabilities: np.ndarray
+    volatility: np.ndarray
+    regime: np.ndarray
+    position_size: np.ndarray
+    quantiles: np.ndarray
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Corrections learned on validation data.
+
+    Attributes:
+        temperature: divisor of the direction's log probabilities.
+        quantile_shift: `[horizon, quantile]` added to normalised quantiles, or None for no shift.
+    """
+
+    temperature: float = 1.0
+    quantile_shift: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Forecasters that are averaged by weight.
+
+    Attributes:
+        members: forecasters that agree on features, assets, horizons and quantiles.
+        weights: at least 0, summing to 1; equal if empty.
+        calibration: applied after averaging.
+
+    Raises:
+        ValueError: no member, members that disagree, or weights that do not fit.
+    """
+
+    members: Sequence[Forecaster]
+    weights: tuple[float, ...] = ()
+    calibration: Calibration = field(default_factory=Calibration)
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            raise ValueError("members must hold at least one forecaster, was empty")
+        _check_agreement([member.config for member in self.members])
+        if not self.weights:
+            object.__setattr__(self, "weights", (1.0 / len(self.members),) * len(self.members))
+        if len(self.weights) != len(self.members) or min(self.weights) < 0 or abs(sum(self.weights) - 1.0) > 1e-6:
+            raise ValueError(f"weights must be {len(self.members)} numbers of at least 0 that sum to 1, was {self.weights}")
+        shift, expected = self.calibration.quantile_shift, (len(self.config.horizons), len(self.config.quantiles))
+        if shift is not None and shift.shape != expected:
+            raise ValueError(f"quantile_shift must have shape {list(expected)}, was {list(shift.shape)}")
+
+    @property
+    def config(self) -> ForecasterConfig:
+        """Config of the first member; all members share its features, assets, horizons and quantiles."""
+        return self.members[0].config
+
+    def predict(
+        self,
+        features: Float32[np.ndarray, "asset time feature"],
+        sigma: Float[np.ndarray, "asset time"],
+        context: int,
+        *,
+        chunk_origins: int | None = None,
+    ) -> Predictions:
+        """Forecast from every bar that has `context` bars of history, in chunks of bounded memory.
+
+        Args:
+            features: scaled; NaN where missing.
+            sigma: volatility per bar, known at each bar; NaN gives NaN volatility and quantiles.
+            context: bars that each forecast reads.
+            chunk_origins: bars forecast from per chunk, chosen by memory if None.
+
+        Raises:
+            ValueError: shapes that do not fit the members.
+        """
+        if np.shape(sigma) != np.shape(features)[:2]:
+            raise ValueError(f"sigma must have shape {list(np.shape(features)[:2])}, was {list(np.shape(sigma))}")
+        normalised = [
+            predict_member(member, features, context, chunk_origins=chunk_origins)
+            for member, weight in zip(self.members, self.weights, strict=True)
+            if weight > 0
+        ]
+        combined = _combine(normalised, [weight for weight in self.weights if weight > 0])
+        return _denormalise(_calibrate(combined, self.calibration), np.asarray(sigma), self.config)
+
+
+def fit_ensemble(
+    members: Sequence[Forecaster],
+    normalised: Sequence[Predictions],
+    direction: Integer[np.ndarray, "asset time"],
+    normalised_return: Float[np.ndarray, "asset time horizon"],
+) -> Ensemble:
+    """Choose weights by log loss of direction, then temperature and quantile shifts of the combination.
+
+    Args:
+        members: the forecasters.
+        normalised: what `predict_member` gives for each of them on validation bars.
+        direction: labels, -1 where missing.
+        normalised_return: log return / (sigma * sqrt(horizon)), NaN where missing.
+    """
+    labelled = (direction >= 0) & np.isfinite(normalised[0].probabilities[..., 0])
+    stacked = np.stack([prediction.probabilities[labelled] for prediction in normalised])
+    weights = convex_weights(stacked, direction[labelled])
+    combined = _combine(normalised, list(weights))
+    shift = conformal_shifts(combined.quantiles[labelled], normalised_return[labelled], members[0].config.quantiles)
+    temperature = fit_temperature(combined.probabilities[labelled], direction[labelled])
+    return Ensemble(members, tuple(float(weight) for weight in weights), Calibration(temperature, shift))
+
+
+def predict_member(
+    member: Forecaster,
+    features: Float32[np.ndarray, "asset time feature"],
+    context: int,
+    *,
+    chunk_origins: int | None = None,
+) -> Predictions:
+    """Forecast with one member, in its normalised units, as `Ensemble.predict` does for all.
+
+    Raises:
+        ValueError: shapes that do not fit the member.
+    """
+    predictions = _empty(member.config, features)
+    size = chunk_origins or _chunk_origins(member.config, context)
+    device = next(member.parameters()).device
+    with _evaluating(member), torch.inference_mode():
+        for start in range(context - 1, features.shape[1], size):
+            stop = min(start + size, features.shape[1])
+            window = torch.from_numpy(features[:, start - context + 1 : stop]).to(device)
+            forecast = member.windowed(window, context, ~torch.isnan(window))
+            _store(predictions, forecast, slice(start, stop))
+    absent = np.isnan(features).all(axis=-1)
+    for part in fields(predictions):
+        getattr(predictions, part.name)[absent] = np.nan
+    return predictions
+
+
+def _store(predictions: Predictions, forecast: Forecast, bars: slice) -> None:
+    predictions.probabilities[:, bars] = forecast.direction.float().softmax(-1).cpu().numpy()
+    predictions.volatility[:, bars] = forecast.volatility[..., 0].float().cpu().numpy()
+    predictions.regime[:, bars] = forecast.regime.float().softmax(-1).cpu().numpy()
+    predictions.position_size[:, bars] = forecast.position_size[..., 0].float().cpu().numpy()
+    predictions.quantiles[:, bars] = forecast.quantiles.float().cpu().numpy()
+
+
+def _combine(predictions: Sequence[Predictions], weights: Sequence[float]) -> Predictions:
+    """Average every output by weight; quantiles too, which keeps them sorted."""
+
+    def average(name: str) -> np.ndarray:
+        parts = [getattr(part, name) * np.float32(weight) for part, weight in zip(predictions, weights, strict=True)]
+        return np.asarray(np.sum(parts, axis=0, dtype=np.float32))
+
+    return Predictions(**{part.name: average(part.name) for part in fields(Predictions)})
+
+
+def _calibrate(predictions: Predictions, calibration: Calibration) -> Predictions:
+    quantiles = predictions.quantiles
+    if calibration.quantile_shift is not None:
+        quantiles = np.sort(quantiles + calibration.quantile_shift.astype(np.float32), axis=-1)
+    probabilities = tempered(predictions.probabilities, calibration.temperature).astype(np.float32)
+    return replace(predictions, probabilities=probabilities, quantiles=quantiles)
+
+
+def _denormalise(predictions: Predictions, sigma: np.ndarray, config: ForecasterConfig) -> Predictions:
+    scale = sigma.astype(np.float32)
+    roots = np.sqrt(np.asarray(config.horizons, dtype=np.float32))
+    return replace(
+        predictions,
+        volatility=predictions.volatility * scale * np.float32(np.sqrt(config.volatility_horizon)),
+        quantiles=predictions.quantiles * (scale[..., None] * roots)[..., None],
+    )
+
+
+def _empty(config: ForecasterConfig, features: np.ndarray) -> Predictions:
+    if features.ndim != 3 or features.shape[::2] != (config.num_assets, config.num_features):
+        raise ValueError(
+            f"features must have shape [{config.num_assets}, time, {config.num_features}], was {list(features.shape)}"
+        )
+    shape = features.shape[:2]
+
+    def missing(*tail: int) -> np.ndarray:
+        return np.full((*shape, *tail), np.nan, dtype=np.float32)
+
+    quantiles = missing(len(config.horizons), len(config.quantiles))
+    return Predictions(missing(3), missing(), missing(4), missing(), quantiles)
+
+
+def _chunk_origins(config: ForecasterConfig, context: int) -> int:
+    return max(32, _WINDOW_NUMBERS // (config.num_assets * context * config.hidden_size))
+
+
+def _check_agreement(configs: Sequence[ForecasterConfig]) -> None:
+    for name in ("num_features", "num_assets", "horizons", "quantiles", "volatility_horizon"):
+        found = [getattr(config, name) for config in configs]
+        if any(value != found[0] for value in found):
+            raise ValueError(f"members must agree on {name}, had {found}")
+
+
+@contextmanager
+def _evaluating(model: Forecaster) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

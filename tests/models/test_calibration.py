@@ -1,0 +1,67 @@
+"""Weights, temperature and quantile shifts on validation predictions."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cryptoml.models.calibration import conformal_shifts, convex_weights, fit_temperature, log_loss, tempered
+
+
+def draw(seed: int, members: int, samples: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return generator.dirichlet(np.ones(3), (members, samples)), generator.integers(0, 3, samples)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 5))
+def test_weights_are_never_worse_than_equal_or_best(seed: int, members: int) -> None:
+    probabilities, labels = draw(seed, members)
+    weights = convex_weights(probabilities, labels)
+    assert weights.min() >= 0
+    assert weights.sum() == pytest.approx(1.0)
+    loss = log_loss(np.tensordot(weights, probabilities, 1), labels)
+    others = [log_loss(member, labels) for member in (*probabilities, probabilities.mean(0))]
+    assert loss <= min(others) + 1e-12
+
+
+def test_a_good_member_gets_nearly_all_the_weight() -> None:
+    probabilities, labels = draw(0, 3, 500)
+    probabilities[1] = 0.9 * np.eye(3)[labels] + 0.1 / 3
+    assert convex_weights(probabilities, labels)[1] > 0.99
+
+
+def test_temperature_undoes_overconfidence() -> None:
+    generator = np.random.default_rng(0)
+    honest = generator.dirichlet(np.ones(3), 20_000)
+    labels = (honest.cumsum(1) < generator.random((20_000, 1))).sum(1)
+    assert fit_temperature(tempered(honest, 0.4), labels) == pytest.approx(2.5, rel=0.05)
+    assert fit_temperature(honest, labels) == pytest.approx(1.0, rel=0.05)
+
+
+def test_shifts_give_nominal_coverage() -> None:
+    generator = np.random.default_rng(0)
+    outcomes = generator.normal(2.0, 3.0, (4000, 2))
+    levels = (0.1, 0.5, 0.9)
+    shifts = conformal_shifts(np.zeros((4000, 2, 3)), outcomes, levels)
+    fresh = generator.normal(2.0, 3.0, (20_000, 1, 1))
+    assert np.allclose((fresh <= shifts).mean(0), levels, atol=0.03)
+
+
+def test_shifts_leave_out_missing_outcomes_and_err_on_the_wide_side() -> None:
+    outcomes = np.array([[1.0], [2.0], [np.nan], [3.0]])
+    shifts = conformal_shifts(np.zeros((4, 1, 3)), outcomes, (0.1, 0.5, 0.9))
+    assert shifts.tolist() == [[1.0, 2.0, 3.0]]
+
+
+def test_bad_inputs_are_named() -> None:
+    probabilities, labels = draw(0, 2)
+    for call, words in (
+        (lambda: convex_weights(probabilities[0], labels), r"member_probabilities must have shape \[member, sample, class\]"),
+        (lambda: convex_weights(probabilities, labels[:5]), r"labels must have shape \[60\]"),
+        (lambda: fit_temperature(probabilities[0], labels - 1), "labels must be within 0 and 2"),
+        (lambda: conformal_shifts(np.zeros((4, 1, 2)), np.zeros((4, 1)), (0.5,)), r"quantiles must have shape \[sample, "),
+        (lambda: conformal_shifts(np.zeros((4, 1, 1)), np.full((4, 1), np.nan), (0.5,)), "at least one finite sample"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()

@@ -1,0 +1,181 @@
+"""Graph attention: both paths agree, masks hold, and nodes have no order."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from cryptoml.models.gat import GraphAttentionLayer, GraphAttentionNetwork, sparsemax
+
+scoring = pytest.mark.parametrize("dynamic", [False, True])
+
+
+def random_graph(nodes: int, seed: int = 0) -> Tensor:
+    mask = torch.rand(nodes, nodes, generator=torch.Generator().manual_seed(seed)) > 0.5
+    return mask | torch.eye(nodes, dtype=torch.bool)
+
+
+@scoring
+@pytest.mark.parametrize(("concat", "width"), [(True, 2), (False, 6)])
+def test_dense_and_edge_paths_agree(dynamic: bool, concat: bool, width: int) -> None:
+    torch.manual_seed(0)
+    layer = GraphAttentionLayer(4, 6, 3, concat, dynamic=dynamic)
+    assert layer.head_size == width
+    x, mask = torch.randn(2, 5, 4), random_graph(5)
+    mask[3] = False
+    targets, sources = mask.nonzero(as_tuple=True)
+    dense, attention = layer(x, mask=mask)
+    sparse, edge_attention = layer(x, edge_index=torch.stack([sources, targets]))
+    assert dense.shape == (2, 5, 6)
+    assert torch.allclose(dense, sparse, atol=1e-6)
+    assert torch.allclose(attention[:, :, targets, sources], edge_attention, atol=1e-6)
+
+
+def test_attention_by_hand() -> None:
+    layer = GraphAttentionLayer(1, 1, 1)
+    with torch.no_grad():
+        for weight, value in ((layer.source.weight, 2.0), (layer.score_source, 0.5), (layer.score_target, -1.0)):
+            weight.fill_(value)
+    x = torch.tensor([[[1.0], [3.0]]])
+    scores = torch.tensor([[-2.0 + 1.0, -2.0 + 3.0], [-6.0 + 1.0, -6.0 + 3.0]])
+    expected = torch.where(scores > 0, scores, 0.2 * scores).softmax(-1)
+    out, attention = layer(x)
+    assert torch.allclose(attention[0, 0], expected)
+    assert torch.allclose(out[0, :, 0], expected @ torch.tensor([2.0, 6.0]))
+
+
+@scoring
+def test_masked_edges_weigh_nothing_and_rows_sum_to_one(dynamic: bool) -> None:
+    layer, x = GraphAttentionLayer(4, 6, 3, dynamic=dynamic), torch.randn(2, 5, 4)
+    masks = torch.stack([random_graph(5, 1), random_graph(5, 2)])
+    _, attention = layer(x, mask=masks)
+    assert not attention[(~masks)[:, None].expand_as(attention)].any()
+    assert torch.allclose(attention.sum(-1), torch.ones(2, 3, 5), atol=1e-6)
+
+
+@scoring
+def test_layer_is_permutation_equivariant(dynamic: bool) -> None:
+    layer, x, mask = GraphAttentionLayer(4, 6, 3, dynamic=dynamic), torch.randn(2, 5, 4), random_graph(5)
+    order = torch.tensor([3, 0, 4, 1, 2])
+    out, attention = layer(x, mask=mask)
+    permuted, permuted_attention = layer(x[:, order], mask=mask[order][:, order])
+    assert torch.allclose(out[:, order], permuted, atol=1e-6)
+    assert torch.allclose(attention[:, :, order][..., order], permuted_attention, atol=1e-6)
+
+
+def test_static_scoring_ranks_sources_alike_and_dynamic_need_not() -> None:
+    """The limit of GAT that Brody et al. 2022 (theorem 1) prove, and GATv2 lifts."""
+    torch.manual_seed(3)
+    x = torch.randn(1, 12, 4)
+    static, dynamic = (GraphAttentionLayer(4, 8, 1, dynamic=flag)(x)[1][0, 0].argmax(-1) for flag in (False, True))
+    assert len(static.unique()) == 1
+    assert len(dynamic.unique()) > 1
+
+
+def test_edges_cost_no_dense_matrix() -> None:
+    nodes = 30_000
+    edges = torch.stack([torch.arange(nodes), (torch.arange(nodes) + 1) % nodes])
+    out, attention = GraphAttentionLayer(2, 4, 2)(torch.randn(1, nodes, 2), edge_index=edges)
+    assert out.shape == (1, nodes, 4)
+    assert torch.allclose(attention, torch.ones(1, 2, nodes))
+
+
+def test_layer_names_bad_inputs() -> None:
+    layer, x = GraphAttentionLayer(4, 6, 3), torch.randn(2, 5, 4)
+    for call, words in (
+        (lambda: layer(x[..., :3]), r"x must have shape \[batch node feature\] with 4 features, was \[2, 5, 3\]"),
+        (lambda: layer(x, mask=random_graph(4)), r"mask must have shape \[5, 5\] or \[2, 5, 5\], was \[4, 4\]"),
+        (lambda: layer(x, mask=random_graph(5).float()), "mask must be boolean"),
+        (lambda: layer(x, edge_index=torch.zeros(3, 2, dtype=torch.long)), r"edge_index must have shape \[2, edge\]"),
+        (lambda: layer(x, random_graph(5), torch.zeros(2, 1, dtype=torch.long)), "exclude each other"),
+        (lambda: GraphAttentionLayer(4, 7, 3), "out_features must be a multiple of num_heads, was 7 with 3"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.floats(-20, 20, width=32), st.booleans()), min_size=1, max_size=8))
+def test_sparsemax_projects_onto_the_simplex(items: list[tuple[float, bool]]) -> None:
+    scores, mask = torch.tensor([item[0] for item in items]), torch.tensor([item[1] for item in items])
+    weights = sparsemax(scores, mask)
+    assert (weights >= 0).all()
+    assert not weights[~mask].any()
+    assert float(weights.sum()) == pytest.approx(float(mask.any()), abs=1e-5)
+    if mask.any():
+        support = weights > 0
+        assert torch.allclose((scores - weights)[support], (scores - weights)[support][0], atol=1e-4)
+
+
+def make_network(**settings: object) -> GraphAttentionNetwork:
+    torch.manual_seed(0)
+    return GraphAttentionNetwork(num_assets=4, input_features=5, hidden_features=8, num_attention_heads=2, **settings).eval()
+
+
+def test_learned_graph_rows_sum_to_one() -> None:
+    out, graph = make_network()(torch.randn(3, 4, 5))
+    assert out.shape == (3, 4, 8)
+    assert graph.shape == (3, 4, 4)
+    assert torch.allclose(graph.sum(-1), torch.ones(3, 4), atol=1e-5)
+
+
+def test_learned_graph_becomes_sparse_where_scores_differ() -> None:
+    network = make_network()
+    with torch.no_grad():
+        network.asset.mul_(50.0)
+    _, graph = network(torch.randn(3, 4, 5))
+    assert (graph == 0).any()
+
+
+def test_given_graph_masks_attention() -> None:
+    adjacency = torch.tensor([[1, 1, 0, 0], [0, 1, 0, 0], [1, 0, 1, 1], [0, 0, 0, 1]])
+    network, features = make_network(), torch.randn(3, 4, 5)
+    for given_graph in (adjacency, adjacency.expand(3, 4, 4)):
+        _, graph = network(features, given_graph)
+        assert not graph[:, adjacency == 0].any()
+        assert torch.allclose(graph.sum(-1), torch.ones(3, 4), atol=1e-6)
+
+
+def test_absent_assets_influence_nothing() -> None:
+    network, features = make_network(), torch.randn(3, 4, 5)
+    present = torch.tensor([True, False, True, True]).expand(3, 4)
+    changed = features.clone()
+    changed[:, 1] += 9.0
+    (left, graph), (right, _) = network(features, present=present), network(changed, present=present)
+    assert torch.equal(left[:, [0, 2, 3]], right[:, [0, 2, 3]])
+    assert not graph[:, :, 1].any()
+    assert not graph[:, 1].any()
+
+
+def test_edge_scores_are_between_zero_and_one() -> None:
+    scores = make_network().edge_scores(torch.randn(3, 4, 5))
+    assert scores.shape == (3, 4, 4)
+    assert ((scores > 0) & (scores < 1)).all()
+
+
+def test_a_follower_finds_its_leader() -> None:
+    """Asset i copies what asset i - 1 holds: only the graph can tell, and it must name the leader."""
+    torch.manual_seed(0)
+    network, readout = GraphAttentionNetwork(4, 6, 16, 2), torch.nn.Linear(16, 1)
+    optimizer = torch.optim.Adam([*network.parameters(), *readout.parameters()], lr=0.02)
+    for _ in range(250):
+        features = torch.randn(64, 4, 6)
+        states, graph = network(features)
+        loss = (readout(states)[..., 0] - features[..., 0].roll(1, dims=1)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 0.2
+    assert graph.mean(0).argmax(-1).tolist() == [3, 0, 1, 2]
+
+
+def test_network_names_bad_inputs() -> None:
+    network, features = make_network(), torch.randn(3, 4, 5)
+    for call, words in (
+        (lambda: network(features[:, :3]), r"features must have shape \[batch, 4, 5\], was \[3, 3, 5\]"),
+        (lambda: network(features, torch.ones(3, 3)), r"adj_matrix must have shape \[4, 4\] or \[3, 4, 4\], was \[3, 3\]"),
+        (lambda: network(features, present=torch.ones(4, dtype=torch.bool)), r"present must have shape \[3, 4\], was \[4\]"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()
