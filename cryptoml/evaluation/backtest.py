@@ -37,10 +37,13 @@ class BacktestConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     allocation: Literal["equal", "gross"] = Field(
-        "equal", description="equal: each symbol owns 1/N of the capital; gross: targets share max_gross among those that trade"
+        default="equal",
+        description="equal: each symbol owns 1/N of the capital; gross: targets share max_gross among those that trade",
     )
-    max_gross: float = Field(1.0, gt=0, description="Largest sum of absolute positions, as a multiple of equity")
-    use_stops: bool = Field(False, description="Whether stop loss and take profit of the signals are simulated inside the bar")
+    max_gross: float = Field(default=1.0, gt=0, description="Largest sum of absolute positions, as a multiple of equity")
+    use_stops: bool = Field(
+        default=False, description="Whether stop loss and take profit of the signals are simulated inside the bar"
+    )
 
 
 @dataclass(frozen=True, eq=False)

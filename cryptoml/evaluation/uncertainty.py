@@ -8,6 +8,7 @@ per bar: 1,000 draws of 20,000 bars take milliseconds.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,9 @@ __all__ = [
     "stationary_blocks",
     "stationary_indices",
 ]
+
+
+_DRAWS_AT_ONCE = 100  # bounds the memory of wide statistics
 
 
 class Interval(NamedTuple):
@@ -62,13 +66,25 @@ def block_sums(values: np.ndarray, mean_block: float, num_draws: int, seed: int)
     """Return the column sums of each resample `[draw, column]` of `values` `[time, column]` (finite)."""
     num_bars = len(values)
     twice = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(np.concatenate([values, values]), axis=0)])
-    rng = np.random.default_rng(seed)
     sums = np.empty((num_draws, values.shape[1]))
-    for draw in range(num_draws):
-        starts, lengths = stationary_blocks(num_bars, mean_block, rng)
+    drawn = _resamples(num_bars, mean_block, num_draws, seed)
+    for first in range(0, num_draws, _DRAWS_AT_ONCE):
+        some = drawn[first : first + _DRAWS_AT_ONCE]
+        starts, lengths = (np.concatenate(parts) for parts in zip(*some, strict=True))
         whole, rest = np.divmod(lengths, num_bars)
-        sums[draw] = (twice[starts + rest] - twice[starts]).sum(axis=0) + whole.sum() * twice[num_bars]
+        blocks = twice[starts + rest] - twice[starts]
+        if whole.any():
+            blocks += whole[:, None] * twice[num_bars]
+        begins = np.cumsum([0, *(len(part) for part, _ in some[:-1])])
+        sums[first : first + len(some)] = np.add.reduceat(blocks, begins, axis=0)
     return sums
+
+
+@lru_cache(maxsize=4)
+def _resamples(num_bars: int, mean_block: float, num_draws: int, seed: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """Draw all resamples; figures of one evaluation share them, so differences between candidates are paired."""
+    rng = np.random.default_rng(seed)
+    return tuple(stationary_blocks(num_bars, mean_block, rng) for _ in range(num_draws))
 
 
 def bootstrap_interval(

@@ -12,9 +12,9 @@ class CostConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    fee_bps: float = Field(4.0, ge=0, description="Exchange fee per side in bps of notional")
-    half_spread_bps: float = Field(0.5, ge=0, description="Half of the quoted spread per side in bps of notional")
-    slippage_bps: float = Field(0.5, ge=0, description="Expected slippage per side in bps of notional")
+    fee_bps: float = Field(default=4.0, ge=0, description="Exchange fee per side in bps of notional")
+    half_spread_bps: float = Field(default=0.5, ge=0, description="Half of the quoted spread per side in bps of notional")
+    slippage_bps: float = Field(default=0.5, ge=0, description="Expected slippage per side in bps of notional")
 
     @property
     def side_bps(self) -> float:
@@ -32,26 +32,34 @@ class TradingConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    min_confidence: float = Field(0.4, ge=0, le=1, description="Least calibrated probability of the traded direction")
+    min_confidence: float = Field(default=0.4, ge=0, le=1, description="Least calibrated probability of the traded direction")
     position_size: float = Field(
-        0.02, gt=0, le=1, description="Fraction of equity per symbol at min_confidence and target_volatility"
+        default=0.02, gt=0, le=1, description="Fraction of equity per symbol at min_confidence and target_volatility"
     )
-    max_position: float = Field(0.05, gt=0, le=1, description="Largest fraction of equity per symbol: target_position 1")
-    target_volatility: float = Field(0.6, gt=0, description="Annualised volatility at which the base size is taken")
-    stop_loss_multiple: float = Field(1.5, gt=0, description="Stop distance in units of the volatility over the horizon")
-    take_profit_multiple: float = Field(2.5, gt=0, description="Profit target in units of the volatility over the horizon")
-    stop_loss_pct: float | None = Field(None, gt=0, lt=1, description="Fixed stop distance, fraction of price, for the multiple")
-    take_profit_pct: float | None = Field(None, gt=0, description="Fixed target distance, fraction of price, for the multiple")
-    min_stop_pct: float = Field(0.002, gt=0, lt=1, description="Nearest stop or target, as a fraction of price")
-    max_stop_pct: float = Field(0.25, gt=0, lt=1, description="Farthest stop, as a fraction of price")
+    max_position: float = Field(default=0.05, gt=0, le=1, description="Largest fraction of equity per symbol: target_position 1")
+    target_volatility: float = Field(default=0.6, gt=0, description="Annualised volatility at which the base size is taken")
+    stop_loss_multiple: float = Field(default=1.5, gt=0, description="Stop distance in units of the volatility over the horizon")
+    take_profit_multiple: float = Field(
+        default=2.5, gt=0, description="Profit target in units of the volatility over the horizon"
+    )
+    stop_loss_pct: float | None = Field(
+        default=None, gt=0, lt=1, description="Fixed stop distance, fraction of price, for the multiple"
+    )
+    take_profit_pct: float | None = Field(
+        default=None, gt=0, description="Fixed target distance, fraction of price, for the multiple"
+    )
+    min_stop_pct: float = Field(default=0.002, gt=0, lt=1, description="Nearest stop or target, as a fraction of price")
+    max_stop_pct: float = Field(default=0.25, gt=0, lt=1, description="Farthest stop, as a fraction of price")
     costs: CostConfig = CostConfig()
-    cost_multiple: float = Field(1.0, ge=0, description="The expected edge must exceed the round-trip cost this many times")
-    move_ratio: float = Field(
-        1.09, gt=0, description="Mean size of an UP or DOWN move in units of predicted volatility (1.09: Gaussian thirds)"
+    cost_multiple: float = Field(
+        default=1.0, ge=0, description="The expected edge must exceed the round-trip cost this many times"
     )
-    allow_short: bool = Field(True, description="Whether SELL opens a short; if not it only goes flat")
-    smoothing_bars: int = Field(
-        1, ge=1, description="Targets are averaged over this many bars: overlapping tranches, 1 trades each decision whole"
+    move_ratio: float = Field(
+        default=1.14, gt=0, description="Mean UP or DOWN move in units of predicted volatility (1.14: Gaussian beyond 0.5)"
+    )
+    allow_short: bool = Field(default=True, description="Whether SELL opens a short; if not it only goes flat")
+    holding_bars: int | None = Field(
+        default=None, ge=1, description="Bars each decision's tranche is held; None takes the forecast horizon, 1 trades it whole"
     )
 
     @model_validator(mode="after")

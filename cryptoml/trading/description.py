@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cryptoml.trading.forecasts import REGIMES
+from cryptoml.features.targets import REGIMES
 from cryptoml.trading.signals import Action, HoldReason, Signals
 
 __all__ = ["describe"]

@@ -9,11 +9,11 @@ from typing import Any, Self
 import numpy as np
 
 from cryptoml.data.schema import bars_per_year
+from cryptoml.features.targets import REGIMES
 
-__all__ = ["DOWN", "REGIMES", "SIDEWAYS", "UP", "Forecasts"]
+__all__ = ["DOWN", "SIDEWAYS", "UP", "Forecasts"]
 
 DOWN, SIDEWAYS, UP = 0, 1, 2
-REGIMES = ("BULL", "BEAR", "RANGING", "HIGH_VOL")
 
 
 @dataclass(frozen=True, eq=False)

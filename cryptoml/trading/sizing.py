@@ -4,7 +4,7 @@ import numpy as np
 
 from cryptoml.trading.config import TradingConfig
 
-__all__ = ["position_size", "smooth_positions"]
+__all__ = ["overlap_tranches", "position_size"]
 
 CHANCE = 1 / 3
 
@@ -26,14 +26,16 @@ def position_size(annual_volatility: np.ndarray, confidence: np.ndarray, config:
     return np.where(np.isfinite(size), np.clip(size, 0, config.max_position), 0.0)
 
 
-def smooth_positions(target: np.ndarray, bars: int) -> np.ndarray:
-    """Average the last `bars` targets along the last (time) axis: overlapping tranches of capital.
+def overlap_tranches(target: np.ndarray, holding_bars: int) -> np.ndarray:
+    """Return the position that overlapping tranches add up to, along the last (time) axis.
 
-    Each decision opens 1/bars of the capital and is held for `bars` bars (Jegadeesh & Titman 1993), which cuts turnover
-    about `bars` times. Causal; a target before the first bar counts as flat.
+    Each decision moves 1/holding_bars of the capital and is held for `holding_bars` bars (Jegadeesh & Titman 1993), as
+    long as its forecast looks ahead: the position is the mean of the last decisions, and turnover falls with it.
+    Causal; a decision before the first bar, or NaN, counts as flat.
     """
-    if bars == 1:
+    if holding_bars == 1:
         return target
-    total = np.cumsum(target, axis=-1, dtype=np.float64)
-    total[..., bars:] -= total[..., :-bars].copy()
-    return total / bars
+    total = np.cumsum(np.nan_to_num(target), axis=-1, dtype=np.float64)
+    held = total.copy()
+    held[..., holding_bars:] -= total[..., :-holding_bars]
+    return held / holding_bars

@@ -11,7 +11,7 @@ from cryptoml.trading.config import TradingConfig
 from cryptoml.trading.description import describe
 from cryptoml.trading.forecasts import Forecasts
 from cryptoml.trading.signals import Action, HoldReason, action_names, decide, expected_edge
-from cryptoml.trading.sizing import position_size, smooth_positions
+from cryptoml.trading.sizing import overlap_tranches, position_size
 
 CONFIG = TradingConfig()
 
@@ -53,7 +53,7 @@ def test_what_is_traded(probabilities, volatility, fresh, action, reason):
 def test_a_median_against_the_classes_costs_edge():
     agreeing = forecasts([0.2, 0.2, 0.6], quantiles=[-0.02, 0.01, 0.05])
     opposed = forecasts([0.2, 0.2, 0.6], quantiles=[-0.05, -0.02, 0.02])
-    assert expected_edge(agreeing, CONFIG) == pytest.approx((0.4 * 1.09 * 0.03 + 0.01) / 2)
+    assert expected_edge(agreeing, CONFIG) == pytest.approx((0.4 * 1.14 * 0.03 + 0.01) / 2)
     assert decide(opposed, CONFIG).reason == HoldReason.COST
 
 
@@ -107,7 +107,7 @@ def test_description_has_the_published_keys():
         ([np.nan] * 3, True, "inputs are missing"),
         ([0.1, 0.2, 0.7], False, "too old"),
         ([0.39, 0.3, 0.31], True, "DOWN has only 39%"),
-        ([0.44, 0.1, 0.46], True, "edge of 6.5 bps"),
+        ([0.44, 0.1, 0.46], True, "edge of 6.8 bps"),
     ],
 )
 def test_a_hold_says_why(probabilities, fresh, words):
@@ -121,10 +121,10 @@ def test_action_names():
     assert action_names(np.array([[1, 0], [-1, 1]], dtype=np.int8)).tolist() == [["BUY", "HOLD"], ["SELL", "BUY"]]
 
 
-def test_smoothing_is_the_mean_of_the_last_targets():
-    target = np.array([[1.0, 1.0, -1.0, 0.0, 0.5]])
-    assert smooth_positions(target, 2).tolist() == [[0.5, 1.0, 0.0, -0.5, 0.25]]
-    assert smooth_positions(target, 1) is target
+def test_tranches_are_the_mean_of_the_last_decisions():
+    target = np.array([[1.0, 1.0, -1.0, np.nan, 0.5]])
+    assert overlap_tranches(target, 2).tolist() == [[0.5, 1.0, 0.0, -0.5, 0.25]]
+    assert overlap_tranches(target, 1) is target
 
 
 def test_contradicting_settings_are_refused():
