@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cryptoml.data.schema import CANDLES, normalise_symbol, parse_timeframe
+from cryptoml.data.schema import CANDLES, parse_timeframe
 from cryptoml.data.sources.columns import BINANCE_KLINE, CANDLE_ALIASES, renamed
 from cryptoml.data.sources.file_names import SUFFIXES, FileName, has_readable_suffix, parse_file_name
+from cryptoml.data.sources.markets import split_by_market
 from cryptoml.data.sources.raw_files import BATCH_ROWS, read_raw
 from cryptoml.data.validation.timestamps import infer_timeframe, stamp_column
 from cryptoml.errors import ConfigError, DataError
@@ -27,7 +28,7 @@ class RawCandles:
 
     Attributes:
         symbol: Market in the lake's spelling.
-        timeframe: Length of a bar; None where neither a name nor the spacing of the rows tells.
+        timeframe: Length of a bar.
         frame: `timestamp` (UTC; the text itself where a value is no instant), the candle columns that the source has
             (numbers, or text as found), and `row`, the row number in the source.
         source: File or frame, for messages.
@@ -35,7 +36,7 @@ class RawCandles:
     """
 
     symbol: str
-    timeframe: str | None
+    timeframe: str
     frame: pd.DataFrame
     source: str
     first_row: int
@@ -131,7 +132,7 @@ def _symbol_batches(
     known: dict[str, str] = {}
     for batch in batches:
         frame = _candle_columns(batch, source, assume_timezone)
-        for name, rows in _by_symbol(frame, symbol, named, source):
+        for name, rows in split_by_market(frame, symbol, named, source):
             given = timeframe or _stated_timeframe(rows, source, name) or named.timeframe or known.get(name)
             spacing = given or _inferred_timeframe(rows) or next(iter(known.values()), None)
             if spacing is None:
@@ -153,24 +154,6 @@ def _candle_columns(batch: pd.DataFrame, source: str, assume_timezone: str | Non
     frame["timestamp"] = stamp_column(frame["timestamp"], source=source, assume_timezone=assume_timezone)
     frame["row"] = batch.index.to_numpy(dtype=np.int64)
     return frame.reset_index(drop=True)
-
-
-def _by_symbol(frame: pd.DataFrame, symbol: str | None, named: FileName, source: str) -> Iterator[tuple[str, pd.DataFrame]]:
-    name = symbol or (None if "symbol" in frame else named.symbol)
-    if name is not None:
-        yield _market(name, source, frame), frame
-        return
-    if "symbol" not in frame:
-        raise DataError(f"{source}: symbol is missing; name the file after it (BTCUSDT-1h.csv), or add a column 'symbol'")
-    for value, rows in frame.groupby("symbol", sort=False, dropna=False):
-        yield _market(value, source, rows), rows.reset_index(drop=True)
-
-
-def _market(value: object, source: str, rows: pd.DataFrame) -> str:
-    try:
-        return normalise_symbol(str(value))
-    except ConfigError as error:
-        raise DataError(f"{source}: row {rows['row'].iloc[0]}, column 'symbol': {error}") from error
 
 
 def _stated_timeframe(rows: pd.DataFrame, source: str, symbol: str) -> str | None:
