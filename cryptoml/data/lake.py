@@ -52,11 +52,19 @@ Instant = str | datetime | pd.Timestamp
 
 @dataclass(frozen=True)
 class WriteResult:
-    """What one append changed: rows new to the lake, rows replaced, and the files published (relative to the root)."""
+    """What one append did.
+
+    Attributes:
+        rows_added: Rows with a key that the partition did not hold.
+        rows_updated: Rows replaced by other values, with `overwrite`.
+        files: Files published, relative to the lake's root.
+        rows_refused: Rows that contradict one that the partition holds, left out for want of `overwrite`.
+    """
 
     rows_added: int = 0
     rows_updated: int = 0
     files: tuple[str, ...] = ()
+    rows_refused: int = 0
 
 
 class Lake:
@@ -104,6 +112,7 @@ class Lake:
             sum(result.rows_added for result in results),
             sum(result.rows_updated for result in results),
             tuple(file for result in results for file in result.files),
+            sum(result.rows_refused for result in results),
         )
 
     def read(
@@ -200,11 +209,12 @@ class Lake:
             self.storage.publish(path, serialise(rows))
             return WriteResult(rows.num_rows, 0, (path,))
         existing = self._load(spec, path, spec.schema.names)
-        merged, added, updated = merge_rows(existing, rows, spec.key, overwrite)
+        merged, added, differing = merge_rows(existing, rows, spec.key, overwrite)
+        updated, refused = (differing, 0) if overwrite else (0, differing)
         if added + updated == 0:
-            return WriteResult()
+            return WriteResult(rows_refused=refused)
         self.storage.publish(path, serialise(merged))
-        return WriteResult(added, updated, (path,))
+        return WriteResult(added, updated, (path,), refused)
 
     def _refuse_foreign_files(self, folder: str, unit: str) -> None:
         for path in self._files(folder):

@@ -72,29 +72,32 @@ def _key_index(table: pa.Table, key: tuple[str, ...]) -> pd.Index:
 
 
 def merge_rows(existing: pa.Table, rows: pa.Table, key: tuple[str, ...], overwrite: bool) -> tuple[pa.Table, int, int]:
-    """Return the union by key, sorted, and how many rows are new and how many replaced."""
+    """Return the union by key, sorted; how many rows have a new key, and how many differ from the one with their key."""
     positions = _key_index(existing, key).get_indexer(_key_index(rows, key))
-    is_new = positions < 0
-    added, kept, changed = rows.filter(pa.array(is_new)), existing, rows.slice(0, 0)
-    if overwrite and not is_new.all():
-        replaced = positions[~is_new]
-        candidates = rows.filter(pa.array(~is_new))
-        differs = _differing_rows(existing.take(pa.array(replaced)), candidates)
-        changed = candidates.filter(pa.array(differs))
+    is_known = positions >= 0
+    known = rows.filter(pa.array(is_known))
+    differs = _differing_rows(existing.take(pa.array(positions[is_known])), known)
+    parts = [existing, rows.filter(pa.array(~is_known))]
+    if overwrite:
         keep = np.ones(existing.num_rows, bool)
-        keep[replaced[differs]] = False
-        kept = existing.filter(pa.array(keep))
-    merged = pa.concat_tables([kept, added, changed]).sort_by([(name, "ascending") for name in key])
-    return merged, added.num_rows, changed.num_rows
+        keep[positions[is_known][differs]] = False
+        parts = [existing.filter(pa.array(keep)), parts[1], known.filter(pa.array(differs))]
+    merged = pa.concat_tables(parts).sort_by([(name, "ascending") for name in key])
+    return merged, int((~is_known).sum()), int(differs.sum())
 
 
 def _differing_rows(left: pa.Table, right: pa.Table) -> np.ndarray:
     """Return bool [row]: whether any column differs; two nulls are equal."""
     differs = np.zeros(left.num_rows, bool)
     for name in left.column_names:
-        if not left[name].equals(right[name]):
+        if left[name].equals(right[name]):
+            continue
+        if pa.types.is_list(left[name].type):
             pairs = zip(left[name].to_pylist(), right[name].to_pylist(), strict=True)
             differs |= np.fromiter((a != b for a, b in pairs), bool, left.num_rows)
+        else:
+            one_is_null = pc.xor(pc.is_null(left[name]), pc.is_null(right[name]))
+            differs |= pc.coalesce(pc.not_equal(left[name], right[name]), one_is_null).to_numpy()
     return differs
 
 

@@ -64,7 +64,7 @@ class TestAppend:
         (path,) = lake.append(CANDLES, BTC, candles("2023-01-01", 24)).files
         before = (tmp_path / path).stat()
         assert lake.append(CANDLES, BTC, candles("2023-01-01", 24), overwrite=True) == WriteResult()
-        assert lake.append(CANDLES, BTC, candles("2023-01-01", 12, offset=9.0)) == WriteResult()
+        assert lake.append(CANDLES, BTC, candles("2023-01-01", 12, offset=9.0)) == WriteResult(rows_refused=12)
         assert (tmp_path / path).stat().st_mtime_ns == before.st_mtime_ns
 
     def test_overwrite_replaces_only_rows_that_differ(self, tmp_path: Path) -> None:

@@ -1,0 +1,260 @@
+"""Sources to lake: read, check, put bad rows aside, append the rest, and say how healthy it all was.
+
+A source that fails is named in the report and the others go on. Every batch is appended by itself, so an interrupted
+ingest keeps what it has, and running it again adds only what is missing.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from cryptoml.data.exchange import RetryConfig, check_markets, download_candles, exchange_now
+from cryptoml.data.lake import Lake, WriteResult
+from cryptoml.data.schema import CANDLES, VENUE_CANDLES, TableSpec, normalise_symbol, parse_timeframe
+from cryptoml.data.sources import candle_files, read_candle_file
+from cryptoml.data.validation import FileError, HealthSummary, SymbolHealth, check_candles
+from cryptoml.errors import ConfigError, CryptomlError, DataError
+
+__all__ = ["IngestReport", "ingest_candle_files", "ingest_exchange"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What one ingest did.
+
+    Attributes:
+        health: Counts per symbol, gaps as they are in the lake now, and the sources that failed.
+        rows_added: Rows that the lake did not hold.
+        rows_updated: Rows of the lake that were replaced.
+        rows_refused: Rows that contradict the lake's and were left out.
+    """
+
+    health: HealthSummary
+    rows_added: int = 0
+    rows_updated: int = 0
+    rows_refused: int = 0
+
+    @property
+    def exit_code(self) -> int:
+        """0 when all went well, 1 when some sources failed or gave no good row, 2 when all did."""
+        empty = [health for health in self.health.symbols if health.rows_read and not health.rows_good]
+        failed = len(self.health.file_errors) + len(empty)
+        return 0 if not failed else 1 if len(self.health.symbols) > len(empty) else 2
+
+    def to_text(self) -> str:
+        """Return the health table and a line on what changed in the lake."""
+        change = f"{self.rows_added} rows added, {self.rows_updated} replaced"
+        refused = f", {self.rows_refused} refused because the lake holds other values" if self.rows_refused else ""
+        return f"{self.health.to_text()}\n{change}{refused}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that JSON can hold."""
+        rows = {"rows_added": self.rows_added, "rows_updated": self.rows_updated, "rows_refused": self.rows_refused}
+        return {**rows, **self.health.to_dict()}
+
+
+def ingest_candle_files(
+    lake: Lake,
+    paths: Sequence[str | Path],
+    *,
+    symbol: str | None = None,
+    timeframe: str | None = None,
+    venue: str | None = None,
+    assume_timezone: str | None = None,
+    overwrite: bool = False,
+) -> IngestReport:
+    """Bring candle files, or all candle files below folders, into the lake and store the summary there.
+
+    Args:
+        lake: Where to.
+        paths: Files of any format of `read_candle_file`, and folders.
+        symbol: Market of the files where they do not say.
+        timeframe: Length of a bar where the files do not say.
+        venue: Put the candles into `venue_candles` under this name; None for the traded venue's `candles`.
+        assume_timezone: Zone of timestamps that carry none.
+        overwrite: Let rows that differ replace those in the lake.
+    """
+    tally = _Tally(lake, venue, overwrite)
+    for path in tqdm(_expand(paths, timeframe, tally), desc="files", unit="file", disable=None):
+        quarantine: list[pd.DataFrame] = []
+        try:
+            for batch in read_candle_file(path, symbol=symbol, timeframe=timeframe, assume_timezone=assume_timezone):
+                quarantine.append(tally.add(batch.frame, batch.symbol, str(batch.timeframe), batch.source, batch.first_row))
+        except CryptomlError as error:
+            tally.fail(str(path), error)
+        if quarantine:
+            lake.write_quarantine(str(path), pd.concat(quarantine, ignore_index=True))
+    return tally.close("candles")
+
+
+def ingest_exchange(
+    lake: Lake,
+    exchange: Any,
+    symbols: Sequence[str],
+    timeframe: str,
+    since: pd.Timestamp,
+    *,
+    until: pd.Timestamp | None = None,
+    venue: str | None = None,
+    retry: RetryConfig | None = None,
+) -> IngestReport:
+    """Download the closed candles that the lake lacks before its first and after its last bar of each symbol.
+
+    A download goes on from the lake's last bar even where `since` is later, so that it leaves no hole.
+
+    Args:
+        lake: Where to; every page is appended as it comes.
+        exchange: From `exchange.open_exchange`.
+        symbols: The exchange's markets, such as "BTC/USDT".
+        timeframe: Length of a bar.
+        since: First bar open, UTC.
+        until: End of the last bar, UTC; None for the exchange's time now.
+        venue: As in `ingest_candle_files`.
+        retry: How to treat faults of the network.
+
+    Raises:
+        ConfigError: A symbol or the timeframe is unknown to the exchange, or two symbols are one in the lake.
+        DataError: The exchange cannot be reached at all.
+    """
+    _refuse_same_market(symbols)
+    check_markets(exchange, symbols, timeframe, retry)
+    now = exchange_now(exchange, retry)
+    end = now if until is None else min(until, now)
+    tally = _Tally(lake, venue, overwrite=False)
+    for symbol in symbols:
+        source = f"{exchange.id} {symbol} {timeframe}"
+        try:
+            for start, stop in _missing_spans(tally, symbol, timeframe, since, end):
+                pages = download_candles(exchange, symbol, timeframe, start, stop, retry=retry)
+                quarantine = [
+                    tally.add(page, symbol, timeframe, source) for page in _watched(pages, symbol, timeframe, start, stop)
+                ]
+                bad = [rows for rows in quarantine if len(rows)]
+                if bad:
+                    lake.write_quarantine(f"{source} from {start.isoformat()}", pd.concat(bad, ignore_index=True))
+            market = normalise_symbol(symbol)
+            tally.symbols.setdefault((market, timeframe), SymbolHealth(market, timeframe, rows_read=0, rows_good=0))
+        except DataError as error:
+            tally.fail(source, error)
+    return tally.close("candles")
+
+
+@dataclass
+class _Tally:
+    """Counts of one ingest as it goes."""
+
+    lake: Lake
+    venue: str | None
+    overwrite: bool
+    symbols: dict[tuple[str, str], SymbolHealth] = field(default_factory=dict)
+    errors: list[FileError] = field(default_factory=list)
+    results: list[WriteResult] = field(default_factory=list)
+
+    @property
+    def spec(self) -> TableSpec:
+        return CANDLES if self.venue is None else VENUE_CANDLES
+
+    def partition(self, symbol: str, timeframe: str) -> dict[str, str]:
+        values = {"timeframe": timeframe, "symbol": normalise_symbol(symbol)}
+        return values if self.venue is None else {"venue": self.venue, **values}
+
+    def add(self, frame: pd.DataFrame, symbol: str, timeframe: str, source: str, first_row: int = 0) -> pd.DataFrame:
+        """Check and append one batch; return its quarantined rows."""
+        market = normalise_symbol(symbol)
+        check = check_candles(frame, symbol=market, timeframe=timeframe, source=source, first_row=first_row)
+        good = check.good
+        if self.venue is not None:
+            good = good.assign(available_at=good["timestamp"] + parse_timeframe(timeframe))
+        self.results.append(self.lake.append(self.spec, self.partition(market, timeframe), good, overwrite=self.overwrite))
+        earlier = self.symbols.get((market, timeframe))
+        self.symbols[market, timeframe] = check.health if earlier is None else _joined(earlier, check.health)
+        return check.quarantine
+
+    def fail(self, source: str, error: CryptomlError) -> None:
+        _log.warning("%s", error)
+        self.errors.append(FileError(source, str(error)))
+
+    def close(self, kind: str) -> IngestReport:
+        """Count the gaps that the lake has now, store the summary, and return the report."""
+        symbols = tuple(self._with_gaps(health) for health in self.symbols.values())
+        added, updated, refused = (
+            sum(getattr(result, name) for result in self.results) for name in ("rows_added", "rows_updated", "rows_refused")
+        )
+        report = IngestReport(HealthSummary(symbols, tuple(self.errors)), added, updated, refused)
+        self.lake.write_health({"kind": kind, "venue": self.venue, **report.to_dict()})
+        return report
+
+    def _with_gaps(self, health: SymbolHealth) -> SymbolHealth:
+        if health.first is None or health.last is None:
+            return health
+        end = health.last + pd.Timedelta(1, unit="us")
+        partition = self.partition(health.symbol, health.timeframe)
+        stamps = self.lake.read(self.spec, partition, health.first, end, ["timestamp"])["timestamp"]
+        absent = np.diff(stamps.to_numpy()) // parse_timeframe(health.timeframe).to_numpy() - 1
+        gaps = absent[absent > 0]
+        largest = int(gaps.max()) if len(gaps) else 0
+        return replace(health, gaps=len(gaps), missing_bars=int(gaps.sum()), largest_gap_bars=largest)
+
+
+def _joined(left: SymbolHealth, right: SymbolHealth) -> SymbolHealth:
+    """Return the sums of two batches of one symbol; gaps are counted at the end, in the lake."""
+    reasons = {
+        name: left.quarantined.get(name, 0) + right.quarantined.get(name, 0) for name in {*left.quarantined, *right.quarantined}
+    }
+    return replace(
+        left,
+        rows_read=left.rows_read + right.rows_read,
+        rows_good=left.rows_good + right.rows_good,
+        duplicates=left.duplicates + right.duplicates,
+        unordered=left.unordered + right.unordered,
+        quarantined=dict(sorted(reasons.items())),
+        first=min((stamp for stamp in (left.first, right.first) if stamp is not None), default=None),
+        last=max((stamp for stamp in (left.last, right.last) if stamp is not None), default=None),
+        sources=tuple(dict.fromkeys([*left.sources, *right.sources])),
+    )
+
+
+def _expand(paths: Sequence[str | Path], timeframe: str | None, tally: _Tally) -> list[Path]:
+    """Return the files, folders replaced by what they hold; a folder without any is a failed source."""
+    files: list[Path] = []
+    for path in paths:
+        try:
+            files += candle_files(path, timeframe=timeframe)
+        except DataError as error:
+            tally.fail(str(path), error)
+    return list(dict.fromkeys(files))
+
+
+def _refuse_same_market(symbols: Sequence[str]) -> None:
+    seen: dict[str, str] = {}
+    for symbol in symbols:
+        earlier = seen.setdefault(normalise_symbol(symbol), symbol)
+        if earlier != symbol:
+            raise ConfigError(f"symbols {earlier!r} and {symbol!r} are both {normalise_symbol(symbol)} in the lake: keep one")
+
+
+def _missing_spans(
+    tally: _Tally, symbol: str, timeframe: str, since: pd.Timestamp, end: pd.Timestamp
+) -> list[tuple[pd.Timestamp, pd.Timestamp]]:
+    partition = tally.partition(symbol, timeframe)
+    first, last = tally.lake.first_timestamp(tally.spec, partition), tally.lake.last_timestamp(tally.spec, partition)
+    if first is None or last is None:
+        return [(since, end)]
+    return [(since, min(first, end)), (last + parse_timeframe(timeframe), end)]
+
+
+def _watched(pages: Any, symbol: str, timeframe: str, start: pd.Timestamp, stop: pd.Timestamp) -> Any:
+    """Pass the pages on under a progress bar that counts bars from `start` to `stop`."""
+    step = parse_timeframe(timeframe)
+    with tqdm(total=max((stop - start) // step, 0), desc=symbol, unit="bar", disable=None) as bar:
+        for page in pages:
+            yield page
+            bar.update((page["timestamp"].iloc[-1] + step - start) // step - bar.n)

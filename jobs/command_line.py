@@ -1,0 +1,53 @@
+"""What every job's command line does: parse, set up logging, turn an expected error into one line and an exit code."""
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import tyro
+from pydantic import ValidationError
+
+from cryptoml.errors import CryptomlError
+
+__all__ = ["run"]
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+CHATTY_LIBRARIES = ("botocore", "ccxt", "filelock", "urllib3", "werkzeug")
+
+_Config = TypeVar("_Config")
+
+
+def run(main: Callable[[_Config], int | None], config_class: type[_Config], arguments: Sequence[str] | None = None) -> int:
+    """Return the exit code of a job: that of `main`, 2 after an error of the user's making, 130 after Ctrl-C.
+
+    Args:
+        main: The job; returns an exit code, or None for success.
+        config_class: A dataclass or pydantic model; its fields become the flags, its docstring the help.
+        arguments: Command line; None for that of the process.
+
+    Raises:
+        SystemExit: After `--help` (code 0) or arguments that do not fit the flags (code 2).
+    """
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    for name in CHATTY_LIBRARIES:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        return main(tyro.cli(config_class, args=arguments)) or 0
+    except CryptomlError as error:
+        return _end(f"error: {' '.join(str(error).split())}", EXIT_ERROR)
+    except ValidationError as error:
+        return _end(f"error: {_first_fault(error)}", EXIT_ERROR)
+    except KeyboardInterrupt:
+        return _end("interrupted; run the same command again to go on", EXIT_INTERRUPTED)
+
+
+def _first_fault(error: ValidationError) -> str:
+    fault = error.errors()[0]
+    return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}, was {fault['input']!r}"
+
+
+def _end(line: str, code: int) -> int:
+    sys.stderr.write(f"{line}\n")
+    return code

@@ -1,0 +1,120 @@
+"""Bring market data into a lake, from an exchange or from files.
+
+python -m jobs.ingest_data --lake LAKE --exchange binance --symbols BTC/USDT ETH/USDT --timeframe 1h --since 2021-01-01
+python -m jobs.ingest_data --lake LAKE --files FOLDER BTCUSDT-1h.csv
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+import tyro
+
+from cryptoml.data.exchange import open_exchange
+from cryptoml.data.ingest import IngestReport, ingest_candle_files, ingest_exchange
+from cryptoml.data.lake import Lake
+from cryptoml.errors import ConfigError
+from jobs.command_line import run
+
+__all__ = ["IngestConfig", "main"]
+
+
+@dataclass(frozen=True)
+class IngestConfig:
+    """Bring market data into a lake, from an exchange or from files; running it again adds only what is missing.
+
+    Exit code: 0 all went well, 1 some sources failed, 2 nothing could be done.
+    """
+
+    lake: str
+    """Folder or s3://bucket/prefix?endpoint_override=... of the lake."""
+    exchange: str | None = None
+    """Exchange to download candles from, by ccxt's name (binance, kraken, ...); needs cryptoml[exchange]."""
+    symbols: tuple[str, ...] = ()
+    """Markets to download: BTC/USDT spot, BTC/USDT:USDT perpetual."""
+    since: str = "2021-01-01"
+    """First bar to download, UTC."""
+    until: str | None = None
+    """End of the download, UTC; the exchange's time now if not given."""
+    exchange_options: Path | None = None
+    """JSON file with settings for the ccxt client (urls, options, timeout, ...)."""
+    files: tuple[Path, ...] = ()
+    """Files and folders to ingest: CSV, Parquet, Feather, freqtrade's feather and json.gz, Binance zips."""
+    kind: Literal["candles", "venue_candles"] = "candles"
+    """Table that the data goes to."""
+    timeframe: str | None = None
+    """Length of a bar such as 1h; needed for a download, and for files that do not say."""
+    symbol: str | None = None
+    """Market of the files where they do not say."""
+    venue: str | None = None
+    """Name of the other venue, for venue_candles; the exchange's name if not given."""
+    assume_timezone: str | None = None
+    """Zone of timestamps in files that carry none, such as UTC."""
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Let rows of files replace differing ones in the lake."""
+
+
+def main(config: IngestConfig) -> int:
+    """Run the ingest, print its report to stdout, and return the exit code."""
+    report = _ingest(config)
+    sys.stdout.write(f"{report.to_text()}\n")
+    return report.exit_code
+
+
+def _ingest(config: IngestConfig) -> IngestReport:
+    if (config.exchange is None) == (not config.files):
+        raise ConfigError("give either --exchange with --symbols and --timeframe, or --files")
+    venue = _venue(config)
+    if config.exchange is None:
+        return ingest_candle_files(
+            Lake(config.lake),
+            config.files,
+            symbol=config.symbol,
+            timeframe=config.timeframe,
+            venue=venue,
+            assume_timezone=config.assume_timezone,
+            overwrite=config.overwrite,
+        )
+    if not config.symbols or config.timeframe is None:
+        raise ConfigError("--exchange needs --symbols, such as BTC/USDT, and --timeframe, such as 1h")
+    exchange = open_exchange(config.exchange, _read_options(config.exchange_options))
+    since, until = _instant("since", config.since), config.until and _instant("until", config.until)
+    return ingest_exchange(Lake(config.lake), exchange, config.symbols, config.timeframe, since, until=until or None, venue=venue)
+
+
+def _venue(config: IngestConfig) -> str | None:
+    if config.kind == "candles":
+        if config.venue is not None:
+            raise ConfigError("--venue goes with --kind venue_candles")
+        return None
+    venue = config.venue or config.exchange
+    if venue is None:
+        raise ConfigError("--kind venue_candles needs --venue, such as kraken")
+    return venue
+
+
+def _read_options(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        options = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"exchange-options {path} cannot be read as JSON: {error}") from error
+    if not isinstance(options, dict):
+        raise ConfigError(f"exchange-options {path} must hold a JSON object, was {type(options).__name__}")
+    return options
+
+
+def _instant(name: str, text: str) -> pd.Timestamp:
+    try:
+        stamp = pd.Timestamp(text)
+    except ValueError as error:
+        raise ConfigError(f"{name} must be a time such as 2021-01-01, was {text!r}") from error
+    return stamp.tz_localize("UTC") if stamp.tz is None else stamp.tz_convert("UTC")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, IngestConfig))
