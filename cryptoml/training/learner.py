@@ -20,6 +20,7 @@ from cryptoml.training.checkpoint import (
     weights_of,
     write_tensors,
 )
+from cryptoml.training.chunks import Batch
 from cryptoml.training.config import FitResult, TrainingConfig
 from cryptoml.training.objectives import Objective, StepLoss
 
@@ -116,7 +117,7 @@ class Learner:
         losses = []
         for batch in group:
             with self._autocast():
-                step = self.step_module(batch)
+                step = self.step_module(_without_spans(batch))
             self.scaler.scale(step.loss / len(group)).backward()
             losses.append(step)
         self.scaler.unscale_(self.optimizer)
@@ -241,6 +242,11 @@ def _moved(batch: Any, device: torch.device) -> Any:
     if hasattr(batch, "to"):
         return batch.to(device)
     return type(batch)(_moved(part, device) for part in batch) if isinstance(batch, list | tuple) else batch
+
+
+def _without_spans(batch: Any) -> Any:
+    """Numbers that change with every batch would make a compiled step start over."""
+    return batch._replace(spans=()) if isinstance(batch, Batch) else batch
 
 
 def _not_finite(losses: Tensor, group: list[Any], loader: Any, epoch: int) -> str:

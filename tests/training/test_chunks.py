@@ -113,5 +113,5 @@ def test_infinite_features_are_refused(loader):
     data = loader(symbols=("BTCUSDT", "ETHUSDT"))
     data.features = data.features.clone()
     data.features[0, 60, 2] = -torch.inf
-    with pytest.raises(DataError, match="infinite one in bars .*infinite values of BTCUSDT$"):
+    with pytest.raises(DataError, match=r"infinite one in bars .*infinite values of BTCUSDT$"):
         list(data)

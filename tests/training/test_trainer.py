@@ -101,7 +101,7 @@ def test_checkpoints_best_and_periodic(loaders, tmp_path):
 
 def test_resume_refuses_other_settings_models_and_damage(loaders, tmp_path):
     fit(forecaster(), *loaders(), CONFIG.updated(max_epochs=1), checkpoint_dir=tmp_path)
-    with pytest.raises(ConfigError, match="learning_rate must be 0.003"):
+    with pytest.raises(ConfigError, match=r"learning_rate must be 0\.003"):
         fit(forecaster(), *loaders(), CONFIG.updated(learning_rate=1.0), resume=tmp_path)
     with pytest.raises(DataError, match="belongs to another model"):
         fit(forecaster(hidden_size=4), *loaders(), CONFIG, resume=tmp_path)
@@ -137,19 +137,19 @@ def test_non_finite_loss_names_bars_and_symbols_and_keeps_good_weights(loaders, 
         good.update({name: values.clone() for name, values in model.state_dict().items()})
         train.labels["volatility"][1, 100:200] = math.inf
 
-    with pytest.raises(DataError, match="in epoch 2 on bars .* infinite values of ETHUSDT"):
+    with pytest.raises(DataError, match=r"in epoch 2 on bars .* infinite values of ETHUSDT"):
         fit(model, train, validation, CONFIG, on_epoch_end=poison)
     assert all(torch.equal(good[name], values) for name, values in model.state_dict().items())
 
 
 def test_what_the_callback_raises_reaches_the_caller(loaders):
-    class Pruned(Exception):
+    class PrunedError(Exception):
         pass
 
     def prune(end):
-        raise Pruned
+        raise PrunedError
 
-    with pytest.raises(Pruned):
+    with pytest.raises(PrunedError):
         fit(forecaster(), *loaders(), CONFIG, on_epoch_end=prune)
 
 

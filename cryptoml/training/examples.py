@@ -1,0 +1,59 @@
+"""Examples as adaptation sees them: a tensor, or a tuple or dict of tensors, that share their first axis."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from torch import Tensor, nn
+from torch.func import functional_call
+
+__all__ = ["Examples", "LossFunction", "call_with", "count_of", "leaves", "map_tensors", "take", "trained_parameters"]
+
+Examples: TypeAlias = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
+LossFunction: TypeAlias = Callable[[Any, Any], Tensor]
+"""(prediction, labels) -> scalar mean loss."""
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], examples: Any) -> Any:
+    """Apply a function to every tensor of some examples."""
+    if isinstance(examples, Tensor):
+        return function(examples)
+    if isinstance(examples, dict):
+        return {name: map_tensors(function, part) for name, part in examples.items()}
+    return tuple(map_tensors(function, part) for part in examples)
+
+
+def leaves(examples: Any) -> list[Tensor]:
+    """List every tensor of some examples, in a fixed order."""
+    if isinstance(examples, Tensor):
+        return [examples]
+    parts = examples.values() if isinstance(examples, dict) else examples
+    return [leaf for part in parts for leaf in leaves(part)]
+
+
+def take(examples: Any, index: slice | int | Tensor) -> Any:
+    """Select along the first axis of every tensor."""
+    return map_tensors(lambda values: values[index], examples)
+
+
+def count_of(examples: Any, name: str) -> int:
+    """Length of the first axis.
+
+    Raises:
+        ValueError: It is 0 or differs between the tensors.
+    """
+    lengths = [len(values) if values.ndim else 0 for values in leaves(examples)]
+    if len(set(lengths)) != 1 or lengths[0] == 0:
+        raise ValueError(f"{name} must hold at least one example along one common first axis, had lengths {lengths}")
+    return lengths[0]
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that training may change, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def call_with(model: nn.Module, parameters: dict[str, Tensor], x: Examples) -> Any:
+    """Call a model with some of its parameters replaced; a tuple is a list of arguments, a dict one of keywords."""
+    if isinstance(x, dict):
+        return functional_call(model, parameters, (), x)
+    return functional_call(model, parameters, x if isinstance(x, tuple) else (x,))

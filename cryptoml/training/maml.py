@@ -1,0 +1,228 @@
+"""Model-agnostic meta-learning: start weights from which a few gradient steps learn a new task (Finn et al. 2017)."""
+
+import copy
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import grad, vmap
+
+from cryptoml.training.examples import Examples, LossFunction, call_with, count_of, take, trained_parameters
+
+__all__ = ["Adaptation", "MetaLearningMAML"]
+
+_log = logging.getLogger(__name__)
+
+HELD_BACK = 5
+"""Every fifth support example, the latest ones, judges the adaptation."""
+
+
+class Adaptation(NamedTuple):
+    """Outcome of one adaptation.
+
+    Attributes:
+        accepted: Whether the adapted weights were kept.
+        loss_before: Loss of the base on the held-back support.
+        loss_after: Loss of the adapted weights there.
+        reason: One line that says why.
+    """
+
+    accepted: bool
+    loss_before: float
+    loss_after: float
+    reason: str
+
+
+class MetaLearningMAML(nn.Module):
+    """Meta-learner around any module.
+
+    The tasks of a meta-batch run together under vmap. Recurrent kernels have no batching rule: a base that holds one (or
+    anything else that vmap refuses) runs task by task, with the same arithmetic and full second order; `batching` says
+    which. On CUDA the recurrence then runs without cuDNN, whose kernels have no second derivative.
+
+    Args:
+        base_model: The network to adapt; its parameters are what meta-training learns.
+        inner_lr: Step size of adaptation; where `learned_rates` is set, its start.
+        num_inner_steps: Gradient steps of adaptation.
+        first_order: Drop second derivatives (FOMAML, section 5.2 of the paper).
+        learned_rates: Learn one step size per parameter tensor (Meta-SGD, Li et al. 2017, by layer).
+
+    Raises:
+        ValueError: A rate or number of steps that is not positive, or a base without trainable parameters.
+    """
+
+    def __init__(
+        self,
+        base_model: nn.Module,
+        inner_lr: float = 0.01,
+        num_inner_steps: int = 5,
+        first_order: bool = False,
+        *,
+        learned_rates: bool = False,
+    ) -> None:
+        super().__init__()
+        if inner_lr <= 0:
+            raise ValueError(f"inner_lr must be above 0, was {inner_lr}")
+        if num_inner_steps < 1:
+            raise ValueError(f"num_inner_steps must be at least 1, was {num_inner_steps}")
+        self.base_model, self.inner_lr, self.num_inner_steps, self.first_order = (
+            base_model,
+            inner_lr,
+            num_inner_steps,
+            first_order,
+        )
+        names = trained_parameters(base_model)
+        if not names:
+            raise ValueError("base_model must have trainable parameters, had none")
+        rates = torch.full((len(names),), math.log(inner_lr))
+        self.log_rates = nn.Parameter(rates) if learned_rates else None
+        self.recurrent = any(isinstance(module, nn.RNNBase) for module in base_model.modules())
+        self.batching = "loop" if self.recurrent else "vmap"
+        self.last_adaptation: Adaptation | None = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the base model."""
+        return self.base_model(*args, **kwargs)
+
+    def adapt(self, support_x: Examples, support_y: Any, loss_fn: LossFunction) -> nn.Module:
+        """Return a copy of the base that has learned the support set; the base stays as it is.
+
+        The last fifth of the support is held back first. If the loss there rises or is not finite, the copy is the
+        unadapted base; otherwise all of the support is used. `last_adaptation` says which; it is also the attribute
+        `adaptation` of the returned module. A single example judges itself.
+
+        Args:
+            support_x: `[shot, ...]`; a tuple of tensors is a list of arguments.
+            support_y: `[shot, ...]`, whatever `loss_fn` takes.
+            loss_fn: (prediction, labels) -> scalar mean loss.
+
+        Raises:
+            ValueError: The support set is empty.
+        """
+        adapted, self.last_adaptation = self.adapt_and_report(support_x, support_y, loss_fn)
+        return adapted
+
+    def adapt_and_report(self, support_x: Examples, support_y: Any, loss_fn: LossFunction) -> tuple[nn.Module, Adaptation]:
+        """Adapt as `adapt` does and return the outcome too, without writing to this module: safe to call concurrently."""
+        shots = count_of(support_x, "support_x")
+        if count_of(support_y, "support_y") != shots:
+            raise ValueError(f"support_y must hold {shots} examples as support_x does, held {count_of(support_y, 'support_y')}")
+        kept = shots - -(-shots // HELD_BACK) if shots > 1 else 1
+        seen, held = slice(0, kept), slice(kept if shots > 1 else 0, shots)
+        base = {name: value.detach() for name, value in trained_parameters(self.base_model).items()}
+        with self._kernels(), torch.enable_grad():
+            trial = self._descend(base, take(support_x, seen), take(support_y, seen), loss_fn)
+            outcome = self._judge(base, trial, take(support_x, held), take(support_y, held), loss_fn)
+            weights = self._descend(base, support_x, support_y, loss_fn) if outcome.accepted else base
+        if not all(values.isfinite().all() for values in weights.values()):
+            weights, outcome = base, outcome._replace(accepted=False, reason="adapted weights are not finite: base kept")
+        adapted = copy.deepcopy(self.base_model)
+        adapted.load_state_dict(weights, strict=False)
+        adapted.adaptation = outcome  # type: ignore[assignment]
+        return adapted, outcome
+
+    def outer_step(
+        self,
+        support_x: Examples,
+        support_y: Any,
+        query_x: Examples,
+        query_y: Any,
+        loss_fn: LossFunction,
+        optimizer: torch.optim.Optimizer,
+    ) -> Float[Tensor, ""]:
+        """Take one meta-training step on a meta-batch and return its mean query loss before the step.
+
+        Args:
+            support_x: `[task, shot, ...]`.
+            support_y: `[task, shot, ...]`.
+            query_x: `[task, query, ...]`.
+            query_y: `[task, query, ...]`.
+            loss_fn: (prediction, labels) -> scalar mean loss of one task.
+            optimizer: Over `self.parameters()`.
+        """
+        optimizer.zero_grad(set_to_none=True)
+        with self._kernels():
+            loss = self.meta_loss(support_x, support_y, query_x, query_y, loss_fn)
+            loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    def meta_loss(
+        self, support_x: Examples, support_y: Any, query_x: Examples, query_y: Any, loss_fn: LossFunction
+    ) -> Float[Tensor, ""]:
+        """Mean query loss after adapting to each task, differentiable in the base parameters: eq. 1 of the paper.
+
+        Raises:
+            ValueError: There is no task, or the parts disagree about their number.
+        """
+        parts = {"support_x": support_x, "support_y": support_y, "query_x": query_x, "query_y": query_y}
+        counts = {name: count_of(part, name) for name, part in parts.items()}
+        if len(set(counts.values())) != 1:
+            raise ValueError(f"every part must hold the same number of tasks, held {counts}")
+        base: dict[str, Tensor] = dict(trained_parameters(self.base_model))
+
+        def task(*data: Any) -> Tensor:
+            adapted = self._inner(base, data[0], data[1], loss_fn)
+            return loss_fn(call_with(self.base_model, adapted, data[2]), data[3])
+
+        if self.batching == "vmap":
+            try:
+                return vmap(task, randomness="different")(*parts.values()).mean()
+            except RuntimeError as error:
+                refusal = error
+            losses = self._loop(task, parts, counts["support_x"])
+            _log.warning("tasks run one by one, as vmap refuses the base model: %s", str(refusal).splitlines()[0])
+            self.batching = "loop"
+            return losses.mean()
+        return self._loop(task, parts, counts["support_x"]).mean()
+
+    def _loop(self, task: Any, parts: dict[str, Any], tasks: int) -> Float[Tensor, " task"]:
+        return torch.stack([task(*(take(part, index) for part in parts.values())) for index in range(tasks)])
+
+    def _inner(self, parameters: dict[str, Tensor], x: Examples, y: Any, loss_fn: LossFunction) -> dict[str, Tensor]:
+        """Differentiable gradient descent on one task."""
+        gradient = grad(lambda weights: loss_fn(call_with(self.base_model, weights, x), y))
+        for _ in range(self.num_inner_steps):
+            slopes = gradient(parameters)
+            if self.first_order:
+                slopes = {name: slope.detach() for name, slope in slopes.items()}
+            parameters = self._stepped(parameters, slopes)
+        return parameters
+
+    def _descend(self, parameters: dict[str, Tensor], x: Examples, y: Any, loss_fn: LossFunction) -> dict[str, Tensor]:
+        """Gradient descent without a graph."""
+        for _ in range(self.num_inner_steps):
+            leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+            loss = loss_fn(call_with(self.base_model, leaves, x), y)
+            slopes = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+            with torch.no_grad():
+                parameters = self._stepped(leaves, dict(zip(leaves, slopes, strict=True)))
+        return {name: value.detach() for name, value in parameters.items()}
+
+    def _stepped(self, parameters: dict[str, Tensor], slopes: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.log_rates is None:
+            return {name: value - self.inner_lr * slopes[name] for name, value in parameters.items()}
+        rates = dict(zip(parameters, self.log_rates.exp().unbind(), strict=True))
+        return {name: value - rates[name] * slopes[name] for name, value in parameters.items()}
+
+    @torch.no_grad()
+    def _judge(self, base: dict[str, Tensor], trial: dict[str, Tensor], x: Examples, y: Any, loss_fn: LossFunction) -> Adaptation:
+        before, after = (loss_fn(call_with(self.base_model, weights, x), y).item() for weights in (base, trial))
+        if not math.isfinite(after):
+            return Adaptation(False, before, after, "loss on held-back support is not finite after adaptation: base kept")
+        if after > before:
+            return Adaptation(
+                False, before, after, f"loss on held-back support rises from {before:.6g} to {after:.6g}: base kept"
+            )
+        return Adaptation(True, before, after, f"loss on held-back support falls from {before:.6g} to {after:.6g}")
+
+    @contextmanager
+    def _kernels(self) -> Iterator[None]:
+        """Choose recurrent kernels that can be differentiated twice, and outside training mode."""
+        with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled and not self.recurrent):
+            yield

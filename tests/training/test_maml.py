@@ -1,0 +1,182 @@
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from cryptoml.training.maml import MetaLearningMAML
+
+
+def network(hidden: int = 16) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(1, hidden), nn.Tanh(), nn.Linear(hidden, 1))
+
+
+def sinusoids(tasks: int, shots: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    amplitude = torch.rand(tasks, 1, 1, generator=generator) * 4.9 + 0.1
+    phase = torch.rand(tasks, 1, 1, generator=generator) * math.pi
+    x = torch.rand(tasks, shots, 1, generator=generator) * 10 - 5
+    return x, amplitude * torch.sin(x - phase)
+
+
+def meta_batch(tasks: int = 3, shots: int = 4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x, y = sinusoids(tasks, 2 * shots, torch.Generator().manual_seed(1))
+    return x[:, :shots], y[:, :shots], x[:, shots:], y[:, shots:]
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(1, 3, batch_first=True)
+        self.out = nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.lstm(x.unsqueeze(-1))[0][:, -1])
+
+
+def finite_difference(learner: MetaLearningMAML, parameter: nn.Parameter, data: tuple[Tensor, ...], step: float = 1e-5) -> Tensor:
+    slopes = torch.zeros_like(parameter)
+    for index in range(parameter.numel()):
+        losses = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                parameter.view(-1)[index] += sign * step
+            losses.append(learner.meta_loss(*data, mse_loss).item())
+            with torch.no_grad():
+                parameter.view(-1)[index] -= sign * step
+        slopes.view(-1)[index] = (losses[0] - losses[1]) / (2 * step)
+    return slopes
+
+
+@pytest.mark.parametrize("learned_rates", [False, True])
+@pytest.mark.parametrize("base", [network(4), Recurrent()], ids=["dense", "lstm"])
+def test_meta_gradient_equals_finite_differences(base: nn.Module, learned_rates: bool):
+    data = tuple(part.double() for part in meta_batch())
+    learner = MetaLearningMAML(copy.deepcopy(base).double(), 0.05, 2, learned_rates=learned_rates).double()
+    learner.meta_loss(*data, mse_loss).backward()
+    for name, parameter in learner.named_parameters():
+        torch.testing.assert_close(finite_difference(learner, parameter, data), parameter.grad, rtol=1e-4, atol=1e-7, msg=name)
+
+
+def test_tasks_together_equal_tasks_one_by_one():
+    together, apart = MetaLearningMAML(network(), 0.05, 3), MetaLearningMAML(network(), 0.05, 3)
+    apart.batching = "loop"
+    data = meta_batch(tasks=5)
+    losses = [learner.meta_loss(*data, mse_loss) for learner in (together, apart)]
+    torch.testing.assert_close(*losses)
+    for loss in losses:
+        loss.backward()
+    for left, right in zip(together.parameters(), apart.parameters(), strict=True):
+        torch.testing.assert_close(left.grad, right.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_first_order_drops_the_second_derivatives():
+    """With frozen inner gradients the meta-gradient is the query gradient at the adapted weights."""
+    learner = MetaLearningMAML(network(), 0.05, 1, first_order=True)
+    support_x, support_y, query_x, query_y = meta_batch(tasks=1)
+    learner.meta_loss(support_x, support_y, query_x, query_y, mse_loss).backward()
+    adapted = copy.deepcopy(learner.base_model)
+    mse_loss(adapted(support_x[0]), support_y[0]).backward()
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            parameter -= 0.05 * parameter.grad
+            parameter.grad = None
+    mse_loss(adapted(query_x[0]), query_y[0]).backward()
+    for left, right in zip(learner.base_model.parameters(), adapted.parameters(), strict=True):
+        torch.testing.assert_close(left.grad, right.grad)
+
+
+def test_sinusoids_are_learned_from_a_few_shots():
+    torch.manual_seed(0)
+    base = nn.Sequential(nn.Linear(1, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 1))
+    learner = MetaLearningMAML(base, inner_lr=0.01, num_inner_steps=1)
+    optimizer, generator = torch.optim.Adam(learner.parameters(), 3e-3), torch.Generator().manual_seed(0)
+    losses = []
+    for _ in range(400):
+        x, y = sinusoids(16, 20, generator)
+        losses.append(learner.outer_step(x[:, :10], y[:, :10], x[:, 10:], y[:, 10:], mse_loss, optimizer).item())
+    assert sum(losses[-20:]) < 0.7 * sum(losses[:20])
+
+
+def test_adapt_leaves_the_base_alone_and_improves():
+    learner = MetaLearningMAML(network(), 0.02, 10)
+    before = copy.deepcopy(learner.state_dict())
+    x = torch.linspace(-1, 1, 20).unsqueeze(1)[torch.randperm(20, generator=torch.Generator().manual_seed(0))]
+    adapted = learner.adapt(x, 2 * x, mse_loss)
+    assert learner.last_adaptation.accepted
+    assert adapted.adaptation == learner.last_adaptation
+    assert mse_loss(adapted(x), 2 * x) < mse_loss(learner(x), 2 * x)
+    assert all(torch.equal(values, learner.state_dict()[name]) for name, values in before.items())
+    assert all(
+        left.data_ptr() != right.data_ptr() for left, right in zip(adapted.parameters(), learner.parameters(), strict=True)
+    )
+
+
+@pytest.mark.parametrize(("rate", "word"), [(5.0, "rises|not finite"), (1e30, "not finite")])
+def test_harmful_adaptation_is_refused(rate: float, word: str):
+    learner = MetaLearningMAML(network(), rate, 5)
+    x = torch.randn(10, 1, generator=torch.Generator().manual_seed(0))
+    adapted = learner.adapt(x, 3 * x, mse_loss)
+    assert not learner.last_adaptation.accepted
+    assert any(part in learner.last_adaptation.reason for part in word.split("|"))
+    assert torch.equal(adapted(x), learner(x))
+
+
+def test_lstm_base_adapts_and_says_that_tasks_run_one_by_one():
+    learner = MetaLearningMAML(Recurrent(), 0.1, 3)
+    assert learner.batching == "loop"
+    optimizer = torch.optim.Adam(learner.parameters(), 1e-2)
+    series = torch.randn(4, 8, 5, generator=torch.Generator().manual_seed(0))
+    target = series.mean(-1, keepdim=True)
+    data = (series[:, :4], target[:, :4], series[:, 4:], target[:, 4:])
+    losses = [learner.outer_step(*data, mse_loss, optimizer).item() for _ in range(20)]
+    assert losses[-1] < losses[0]
+    learner.eval()
+    learner.adapt(series[0], target[0], mse_loss)
+    assert learner.last_adaptation is not None
+
+
+def test_fallback_where_vmap_refuses():
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x) if x.sum().item() < 1e9 else x
+
+    learner = MetaLearningMAML(Branching(), 0.05, 2)
+    learner.meta_loss(*meta_batch(), mse_loss).backward()
+    assert learner.batching == "loop"
+
+
+def test_several_inputs_and_labels():
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(2, 1)
+
+        def forward(self, x: Tensor, mask: Tensor) -> dict[str, Tensor]:
+            return {"y": self.inner(x * mask)}
+
+    def loss(predicted: dict[str, Tensor], labels: dict[str, Tensor]) -> Tensor:
+        return mse_loss(predicted["y"], labels["y"])
+
+    learner = MetaLearningMAML(Masked(), 0.1, 2)
+    x, mask, y = torch.randn(3, 5, 2), torch.ones(3, 5, 2, dtype=torch.bool), {"y": torch.randn(3, 5, 1)}
+    learner.meta_loss((x, mask), y, (x, mask), y, loss).backward()
+    assert learner.batching == "vmap"
+    learner.adapt((x[0], mask[0]), {"y": y["y"][0]}, loss)
+
+
+def test_bad_input_is_named():
+    learner = MetaLearningMAML(network())
+    with pytest.raises(ValueError, match="support_x must hold at least one example"):
+        learner.adapt(torch.zeros(0, 1), torch.zeros(0, 1), mse_loss)
+    x = torch.zeros(2, 3, 1)
+    with pytest.raises(ValueError, match="same number of tasks"):
+        learner.meta_loss(x, x, x[:1], x[:1], mse_loss)
+    with pytest.raises(ValueError, match="inner_lr must be above 0"):
+        MetaLearningMAML(network(), inner_lr=0.0)
