@@ -274,6 +274,7 @@ CSV = made_candles().to_csv(index=False).encode()
         ("A-1h.csv", b"", "file is empty"),
         ("A-1h.csv", b"timestamp,open,high,low,close,volume\n", "no rows"),
         ("A-1h.csv", b"timestamp,open,high,low,volume\n2021-01-01Z,1,1,1,1\n", "column 'close' is missing"),
+        ("A-1h.csv", CSV.replace(b"\n2021", b"\n7,2021"), "more fields than the header"),
         ("A-1h.csv", b"1609459200,1,1,1\n", "row 1 has 4 fields and no header"),
         ("A-1h.csv", b"\xff\xfe\x00\x01,b\n1,2\n", "cannot be read"),
         ("A-1h.csv.gz", gzip_cut(CSV), "cannot be read"),

@@ -19,7 +19,7 @@ from cryptoml.data.validation import (
     merge_checks,
     to_utc,
 )
-from cryptoml.errors import DataError
+from cryptoml.errors import ConfigError, DataError
 
 HOUR = pd.Timedelta("1h")
 START = pd.Timestamp("2021-01-01", tz="UTC")
@@ -197,6 +197,8 @@ def test_declared_zone_is_used_and_impossible_local_times_are_not_guessed():
     stamps = to_utc(pd.Series(["2021-03-28 01:30", "2021-03-28 02:30"]), source="f", assume_timezone="Europe/Berlin")
     assert stamps[0] == pd.Timestamp("2021-03-28T00:30Z")
     assert stamps.isna().tolist() == [False, True]
+    with pytest.raises(ConfigError, match=r"assume_timezone must be a zone.*'Mars/City'"):
+        to_utc(pd.Series(["2021-03-28 01:30"]), source="f", assume_timezone="Mars/City")
 
 
 @pytest.mark.parametrize("timeframe", ["1m", "5m", "1h", "4h", "1d", "3d", "1w", "90m", "15s"])

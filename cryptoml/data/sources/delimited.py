@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -111,10 +112,19 @@ def _layout(path: Path, fields: Sequence[str], layouts: Mapping[int, Sequence[st
 
 def _until_damaged(batches: Iterator[pd.DataFrame], path: Path, skipped: int) -> Iterator[pd.DataFrame]:
     try:
-        yield from batches
+        while (batch := _next_batch(batches)) is not None:
+            yield batch
+    except pd.errors.ParserWarning as warning:
+        raise DataError(f"{path}: rows have more fields than the header line has names") from warning
     except pd.errors.ParserError as error:
         shift = f" (counted from line {skipped + 1})" if skipped else ""
         raise DataError(f"{path}: {' '.join(str(error).split())}{shift}") from error
+
+
+def _next_batch(batches: Iterator[pd.DataFrame]) -> pd.DataFrame | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # pandas only warns where it drops a surplus column
+        return next(batches, None)
 
 
 def _is_number(text: str) -> bool:

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from cryptoml.errors import DataError
+from cryptoml.errors import ConfigError, DataError
 
 __all__ = ["UTC_STAMP", "infer_timeframe", "stamp_column", "timeframe_of", "to_utc"]
 
@@ -29,6 +29,7 @@ def to_utc(values: pd.Series, *, source: str, column: str = "timestamp", assume_
 
     Raises:
         DataError: An instant carries no timezone and `assume_timezone` is None.
+        ConfigError: `assume_timezone` is no zone.
     """
     if isinstance(values.dtype, pd.DatetimeTZDtype):
         return values.dt.tz_convert("UTC").dt.as_unit("us")
@@ -75,7 +76,10 @@ def _localise(values: pd.Series, source: str, column: str, assume_timezone: str 
             f"{source}: column {column!r} is timezone-naive (first value {example}); "
             'declare its zone, for instance assume_timezone="UTC"'
         )
-    local = values.dt.tz_localize(assume_timezone, ambiguous="NaT", nonexistent="NaT")
+    try:
+        local = values.dt.tz_localize(assume_timezone, ambiguous="NaT", nonexistent="NaT")
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"assume_timezone must be a zone such as 'UTC' or 'Asia/Tokyo', was {assume_timezone!r}") from error
     return local.dt.tz_convert("UTC").dt.as_unit("us")
 
 
