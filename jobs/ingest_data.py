@@ -8,13 +8,14 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import pandas as pd
 import tyro
 
+from cryptoml.data.batches import FileKind, FilesConfig
 from cryptoml.data.exchange import open_exchange
-from cryptoml.data.ingest import IngestReport, ingest_candle_files, ingest_exchange
+from cryptoml.data.ingest import IngestReport, ingest_exchange, ingest_files
 from cryptoml.data.lake import Lake
 from cryptoml.errors import ConfigError
 from jobs.command_line import run
@@ -43,12 +44,14 @@ class IngestConfig:
     """JSON file with settings for the ccxt client (urls, options, timeout, ...)."""
     files: tuple[Path, ...] = ()
     """Files and folders to ingest: CSV, Parquet, Feather, freqtrade's feather and json.gz, Binance zips."""
-    kind: Literal["candles", "venue_candles"] = "candles"
+    kind: FileKind = "candles"
     """Table that the data goes to."""
     timeframe: str | None = None
     """Length of a bar such as 1h; needed for a download, and for files that do not say."""
     symbol: str | None = None
     """Market of the files where they do not say."""
+    asset: str | None = None
+    """Base asset of on-chain files where they do not say."""
     venue: str | None = None
     """Name of the other venue, for venue_candles; the exchange's name if not given."""
     assume_timezone: str | None = None
@@ -67,33 +70,31 @@ def main(config: IngestConfig) -> int:
 def _ingest(config: IngestConfig) -> IngestReport:
     if (config.exchange is None) == (not config.files):
         raise ConfigError("give either --exchange with --symbols and --timeframe, or --files")
-    venue = _venue(config)
     if config.exchange is None:
-        return ingest_candle_files(
-            Lake(config.lake),
-            config.files,
-            symbol=config.symbol,
-            timeframe=config.timeframe,
-            venue=venue,
-            assume_timezone=config.assume_timezone,
-            overwrite=config.overwrite,
-        )
+        return ingest_files(Lake(config.lake), config.files, _files_config(config), overwrite=config.overwrite)
+    if config.kind not in ("candles", "venue_candles"):
+        raise ConfigError(f"--exchange downloads --kind candles or venue_candles, was {config.kind}")
     if not config.symbols or config.timeframe is None:
         raise ConfigError("--exchange needs --symbols, such as BTC/USDT, and --timeframe, such as 1h")
     exchange = open_exchange(config.exchange, _read_options(config.exchange_options))
-    since, until = _instant("since", config.since), config.until and _instant("until", config.until)
-    return ingest_exchange(Lake(config.lake), exchange, config.symbols, config.timeframe, since, until=until or None, venue=venue)
+    since = _instant("since", config.since)
+    until = _instant("until", config.until) if config.until else None
+    venue = config.venue or config.exchange if config.kind == "venue_candles" else None
+    return ingest_exchange(Lake(config.lake), exchange, config.symbols, config.timeframe, since, until=until, venue=venue)
 
 
-def _venue(config: IngestConfig) -> str | None:
-    if config.kind == "candles":
-        if config.venue is not None:
-            raise ConfigError("--venue goes with --kind venue_candles")
-        return None
-    venue = config.venue or config.exchange
-    if venue is None:
-        raise ConfigError("--kind venue_candles needs --venue, such as kraken")
-    return venue
+def _files_config(config: IngestConfig) -> FilesConfig:
+    if (config.venue is None) == (config.kind == "venue_candles"):
+        raise ConfigError("--kind venue_candles and --venue, such as kraken, go together for files")
+    if config.asset is not None and config.kind != "onchain":
+        raise ConfigError(f"--asset goes with --kind onchain, was {config.kind}; give --symbol")
+    return FilesConfig(
+        kind=config.kind,
+        symbol=config.asset or config.symbol,
+        timeframe=config.timeframe,
+        venue=config.venue,
+        assume_timezone=config.assume_timezone,
+    )
 
 
 def _read_options(path: Path | None) -> dict[str, Any]:

@@ -14,14 +14,14 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from cryptoml.data.batches import Batch, FilesConfig, candle_batch, file_batches, joined_health, list_files
 from cryptoml.data.exchange import RetryConfig, check_markets, download_candles, exchange_now
 from cryptoml.data.lake import Lake, WriteResult
 from cryptoml.data.schema import CANDLES, VENUE_CANDLES, TableSpec, normalise_symbol, parse_timeframe
-from cryptoml.data.sources import candle_files, read_candle_file
-from cryptoml.data.validation import FileError, HealthSummary, SymbolHealth, check_candles
+from cryptoml.data.validation import FileError, HealthSummary, SymbolHealth
 from cryptoml.errors import ConfigError, CryptomlError, DataError
 
-__all__ = ["IngestReport", "ingest_candle_files", "ingest_exchange"]
+__all__ = ["IngestReport", "ingest_exchange", "ingest_files"]
 
 _log = logging.getLogger(__name__)
 
@@ -61,38 +61,30 @@ class IngestReport:
         return {**rows, **self.health.to_dict()}
 
 
-def ingest_candle_files(
-    lake: Lake,
-    paths: Sequence[str | Path],
-    *,
-    symbol: str | None = None,
-    timeframe: str | None = None,
-    venue: str | None = None,
-    assume_timezone: str | None = None,
-    overwrite: bool = False,
+def ingest_files(
+    lake: Lake, paths: Sequence[str | Path], config: FilesConfig | None = None, *, overwrite: bool = False
 ) -> IngestReport:
-    """Bring candle files, or all candle files below folders, into the lake and store the summary there.
+    """Bring files, or all readable files below folders, into the lake and store the summary there.
 
     Args:
         lake: Where to.
-        paths: Files of any format of `read_candle_file`, and folders.
-        symbol: Market of the files where they do not say.
-        timeframe: Length of a bar where the files do not say.
-        venue: Put the candles into `venue_candles` under this name; None for the traded venue's `candles`.
-        assume_timezone: Zone of timestamps that carry none.
+        paths: Files and folders.
+        config: What the files hold; candles of the traded venue if not given.
         overwrite: Let rows that differ replace those in the lake.
     """
-    tally = _Tally(lake, venue, overwrite)
-    for path in tqdm(_expand(paths, timeframe, tally), desc="files", unit="file", disable=None):
+    config = config or FilesConfig()
+    tally = _Tally(lake, overwrite)
+    for path in tqdm(_expand(paths, config, tally), desc="files", unit="file", disable=None):
         quarantine: list[pd.DataFrame] = []
         try:
-            for batch in read_candle_file(path, symbol=symbol, timeframe=timeframe, assume_timezone=assume_timezone):
-                quarantine.append(tally.add(batch.frame, batch.symbol, str(batch.timeframe), batch.source, batch.first_row))
+            for batch in file_batches(path, config):
+                tally.add(batch)
+                quarantine.append(batch.quarantine)
         except CryptomlError as error:
             tally.fail(str(path), error)
         if quarantine:
             lake.write_quarantine(str(path), pd.concat(quarantine, ignore_index=True))
-    return tally.close("candles")
+    return tally.close(config.kind)
 
 
 def ingest_exchange(
@@ -117,7 +109,7 @@ def ingest_exchange(
         timeframe: Length of a bar.
         since: First bar open, UTC.
         until: End of the last bar, UTC; None for the exchange's time now.
-        venue: As in `ingest_candle_files`.
+        venue: Put the candles into `venue_candles` under this name; None for the traded venue's `candles`.
         retry: How to treat faults of the network.
 
     Raises:
@@ -128,55 +120,47 @@ def ingest_exchange(
     check_markets(exchange, symbols, timeframe, retry)
     now = exchange_now(exchange, retry)
     end = now if until is None else min(until, now)
-    tally = _Tally(lake, venue, overwrite=False)
+    tally = _Tally(lake, overwrite=False)
     for symbol in symbols:
-        source = f"{exchange.id} {symbol} {timeframe}"
+        source, market = f"{exchange.id} {symbol} {timeframe}", normalise_symbol(symbol)
+        partition = {"timeframe": timeframe, "symbol": market}
+        spec, partition = (CANDLES, partition) if venue is None else (VENUE_CANDLES, {"venue": venue, **partition})
         try:
-            for start, stop in _missing_spans(tally, symbol, timeframe, since, end):
+            for start, stop in _missing_spans(lake, spec, partition, since, end):
                 pages = download_candles(exchange, symbol, timeframe, start, stop, retry=retry)
-                quarantine = [
-                    tally.add(page, symbol, timeframe, source) for page in _watched(pages, symbol, timeframe, start, stop)
-                ]
-                bad = [rows for rows in quarantine if len(rows)]
+                watched = _watched(pages, symbol, timeframe, start, stop)
+                batches = (candle_batch(page, market, timeframe, source, venue) for page in watched)
+                bad = [rows for rows in map(tally.add, batches) if len(rows)]
                 if bad:
                     lake.write_quarantine(f"{source} from {start.isoformat()}", pd.concat(bad, ignore_index=True))
-            market = normalise_symbol(symbol)
-            tally.symbols.setdefault((market, timeframe), SymbolHealth(market, timeframe, rows_read=0, rows_good=0))
+            tally.note_up_to_date(spec, partition)
         except DataError as error:
             tally.fail(source, error)
-    return tally.close("candles")
+    return tally.close(spec.name)
 
 
 @dataclass
 class _Tally:
-    """Counts of one ingest as it goes."""
+    """Counts of one ingest as it goes, per partition."""
 
     lake: Lake
-    venue: str | None
     overwrite: bool
-    symbols: dict[tuple[str, str], SymbolHealth] = field(default_factory=dict)
+    seen: dict[tuple[str, ...], tuple[TableSpec, dict[str, str], SymbolHealth]] = field(default_factory=dict)
     errors: list[FileError] = field(default_factory=list)
     results: list[WriteResult] = field(default_factory=list)
 
-    @property
-    def spec(self) -> TableSpec:
-        return CANDLES if self.venue is None else VENUE_CANDLES
+    def add(self, batch: Batch) -> pd.DataFrame:
+        """Append one batch; return its quarantined rows."""
+        self.results.append(self.lake.append(batch.spec, batch.partition, batch.good, overwrite=self.overwrite))
+        key = tuple(batch.partition.values())
+        health = joined_health(self.seen[key][2], batch.health) if key in self.seen else batch.health
+        self.seen[key] = (batch.spec, batch.partition, health)
+        return batch.quarantine
 
-    def partition(self, symbol: str, timeframe: str) -> dict[str, str]:
-        values = {"timeframe": timeframe, "symbol": normalise_symbol(symbol)}
-        return values if self.venue is None else {"venue": self.venue, **values}
-
-    def add(self, frame: pd.DataFrame, symbol: str, timeframe: str, source: str, first_row: int = 0) -> pd.DataFrame:
-        """Check and append one batch; return its quarantined rows."""
-        market = normalise_symbol(symbol)
-        check = check_candles(frame, symbol=market, timeframe=timeframe, source=source, first_row=first_row)
-        good = check.good
-        if self.venue is not None:
-            good = good.assign(available_at=good["timestamp"] + parse_timeframe(timeframe))
-        self.results.append(self.lake.append(self.spec, self.partition(market, timeframe), good, overwrite=self.overwrite))
-        earlier = self.symbols.get((market, timeframe))
-        self.symbols[market, timeframe] = check.health if earlier is None else _joined(earlier, check.health)
-        return check.quarantine
+    def note_up_to_date(self, spec: TableSpec, partition: dict[str, str]) -> None:
+        """List a market that had nothing new."""
+        health = SymbolHealth(partition["symbol"], partition["timeframe"], rows_read=0, rows_good=0)
+        self.seen.setdefault(tuple(partition.values()), (spec, partition, health))
 
     def fail(self, source: str, error: CryptomlError) -> None:
         _log.warning("%s", error)
@@ -184,50 +168,33 @@ class _Tally:
 
     def close(self, kind: str) -> IngestReport:
         """Count the gaps that the lake has now, store the summary, and return the report."""
-        symbols = tuple(self._with_gaps(health) for health in self.symbols.values())
+        symbols = tuple(_with_gaps(self.lake, *entry) for entry in self.seen.values())
         added, updated, refused = (
             sum(getattr(result, name) for result in self.results) for name in ("rows_added", "rows_updated", "rows_refused")
         )
         report = IngestReport(HealthSummary(symbols, tuple(self.errors)), added, updated, refused)
-        self.lake.write_health({"kind": kind, "venue": self.venue, **report.to_dict()})
+        self.lake.write_health({"kind": kind, **report.to_dict()})
         return report
 
-    def _with_gaps(self, health: SymbolHealth) -> SymbolHealth:
-        if health.first is None or health.last is None:
-            return health
-        end = health.last + pd.Timedelta(1, unit="us")
-        partition = self.partition(health.symbol, health.timeframe)
-        stamps = self.lake.read(self.spec, partition, health.first, end, ["timestamp"])["timestamp"]
-        absent = np.diff(stamps.to_numpy()) // parse_timeframe(health.timeframe).to_numpy() - 1
-        gaps = absent[absent > 0]
-        largest = int(gaps.max()) if len(gaps) else 0
-        return replace(health, gaps=len(gaps), missing_bars=int(gaps.sum()), largest_gap_bars=largest)
+
+def _with_gaps(lake: Lake, spec: TableSpec, partition: dict[str, str], health: SymbolHealth) -> SymbolHealth:
+    """Return the health with the gaps that the lake has between its first and its last bar."""
+    if health.first is None or health.last is None or "timeframe" not in partition:
+        return health
+    end = health.last + pd.Timedelta(1, unit="us")
+    stamps = lake.read(spec, partition, health.first, end, ["timestamp"])["timestamp"]
+    absent = np.diff(stamps.to_numpy()) // parse_timeframe(partition["timeframe"]).to_numpy() - 1
+    gaps = absent[absent > 0]
+    largest = int(gaps.max()) if len(gaps) else 0
+    return replace(health, gaps=len(gaps), missing_bars=int(gaps.sum()), largest_gap_bars=largest)
 
 
-def _joined(left: SymbolHealth, right: SymbolHealth) -> SymbolHealth:
-    """Return the sums of two batches of one symbol; gaps are counted at the end, in the lake."""
-    reasons = {
-        name: left.quarantined.get(name, 0) + right.quarantined.get(name, 0) for name in {*left.quarantined, *right.quarantined}
-    }
-    return replace(
-        left,
-        rows_read=left.rows_read + right.rows_read,
-        rows_good=left.rows_good + right.rows_good,
-        duplicates=left.duplicates + right.duplicates,
-        unordered=left.unordered + right.unordered,
-        quarantined=dict(sorted(reasons.items())),
-        first=min((stamp for stamp in (left.first, right.first) if stamp is not None), default=None),
-        last=max((stamp for stamp in (left.last, right.last) if stamp is not None), default=None),
-        sources=tuple(dict.fromkeys([*left.sources, *right.sources])),
-    )
-
-
-def _expand(paths: Sequence[str | Path], timeframe: str | None, tally: _Tally) -> list[Path]:
+def _expand(paths: Sequence[str | Path], config: FilesConfig, tally: _Tally) -> list[Path]:
     """Return the files, folders replaced by what they hold; a folder without any is a failed source."""
     files: list[Path] = []
     for path in paths:
         try:
-            files += candle_files(path, timeframe=timeframe)
+            files += list_files(path, config)
         except DataError as error:
             tally.fail(str(path), error)
     return list(dict.fromkeys(files))
@@ -242,13 +209,12 @@ def _refuse_same_market(symbols: Sequence[str]) -> None:
 
 
 def _missing_spans(
-    tally: _Tally, symbol: str, timeframe: str, since: pd.Timestamp, end: pd.Timestamp
+    lake: Lake, spec: TableSpec, partition: dict[str, str], since: pd.Timestamp, end: pd.Timestamp
 ) -> list[tuple[pd.Timestamp, pd.Timestamp]]:
-    partition = tally.partition(symbol, timeframe)
-    first, last = tally.lake.first_timestamp(tally.spec, partition), tally.lake.last_timestamp(tally.spec, partition)
+    first, last = lake.first_timestamp(spec, partition), lake.last_timestamp(spec, partition)
     if first is None or last is None:
         return [(since, end)]
-    return [(since, min(first, end)), (last + parse_timeframe(timeframe), end)]
+    return [(since, min(first, end)), (last + parse_timeframe(partition["timeframe"]), end)]
 
 
 def _watched(pages: Any, symbol: str, timeframe: str, start: pd.Timestamp, stop: pd.Timestamp) -> Any:

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from cryptoml.data.lake import Lake
-from cryptoml.data.schema import CANDLES, VENUE_CANDLES
+from cryptoml.data.schema import CANDLES, FUNDING, ONCHAIN, ORDERBOOK, TRADES, VENUE_CANDLES, TableSpec
 from cryptoml.errors import DataError
 from jobs.command_line import run
 from jobs.ingest_data import IngestConfig, main
@@ -98,6 +98,38 @@ class TestFiles:
         assert ingest(*at, "--files", tmp_path / "candles.csv", *flags) == 0
         assert len(lake.read(VENUE_CANDLES, {"venue": "kraken", **BTC})) == 48
 
+    def test_funding_and_onchain(self, tmp_path: Path, lake: Lake, at, capsys) -> None:
+        stamps = pd.date_range("2023-01-01", periods=3, freq="8h", tz="UTC")
+        pd.DataFrame({"timestamp": stamps, "funding_rate": [1e-4, "x", 2e-4]}).to_csv(tmp_path / "BTCUSDT.csv", index=False)
+        pd.DataFrame({"time": ["2023-01-01", "2023-01-02"], "TxCnt": [5, 6], "FeeTotNtv": [1.5, None]}).to_csv(
+            tmp_path / "chain.csv", index=False
+        )
+        for _ in range(2):
+            assert ingest(*at, "--kind", "funding", "--files", tmp_path / "BTCUSDT.csv") == 0
+            assert ingest(*at, "--kind", "onchain", "--asset", "BTC", "--files", tmp_path / "chain.csv") == 0
+        assert lake.read(FUNDING, {"symbol": "BTCUSDT"})["funding_rate"].to_list() == [1e-4, 2e-4]
+        assert len(lake.read(ONCHAIN, {"asset": "BTC"})) == 4
+        assert lake.read_quarantine()["reason"].to_list() == ["not_a_number"]
+        assert capsys.readouterr().out.count("0 rows added") == 2
+
+    @pytest.mark.parametrize(
+        ("kind", "path", "spec"),
+        [
+            ("funding", "funding_8h", FUNDING),
+            ("onchain", "onchain_1d/btc.csv", ONCHAIN),
+            ("orderbook", "orderbook/btcusdt_usdm_depth20.parquet", ORDERBOOK),
+            ("trades", "orderbook/btcusdt_usdm_trades.parquet", TRADES),
+            ("venue_candles", "kraken_1h", VENUE_CANDLES),
+        ],
+    )
+    def test_real_tables(self, shared_data: Path, lake: Lake, at, capsys, kind: str, path: str, spec: TableSpec) -> None:
+        venue = ("--venue", "kraken") if kind == "venue_candles" else ()
+        for _ in range(2):
+            assert ingest(*at, "--kind", kind, *venue, "--files", shared_data / path) == 0
+        out = capsys.readouterr().out
+        assert "\n0 rows added, 0 replaced\n" in out
+        assert all(len(lake.read(spec, partition)) > 100 for partition in lake.partitions(spec))
+
     def test_real_candles(self, shared_data: Path, lake: Lake, at) -> None:
         assert ingest(*at, "--files", shared_data / "candles_1h" / "BTCUSDT.parquet") == 0
         assert len(lake.read(CANDLES, BTC)) == 36_736
@@ -116,8 +148,10 @@ class TestArguments:
                 ("--exchange", "binance", "--symbols", "B/T", "--timeframe", "1h", "--exchange-options", "/absent.json"),
                 "exchange-options /absent.json cannot be read",
             ),
-            (("--files", "x", "--venue", "kraken"), "--venue goes with --kind venue_candles"),
-            (("--files", "x", "--kind", "venue_candles"), "needs --venue"),
+            (("--files", "x", "--venue", "kraken"), "--kind venue_candles and --venue"),
+            (("--files", "x", "--kind", "venue_candles"), "such as kraken, go together"),
+            (("--files", "x", "--asset", "BTC"), "--asset goes with --kind onchain"),
+            (("--exchange", "binance", "--kind", "funding"), "was funding"),
         ],
     )
     def test_one_line_and_code_2(self, at, capsys, arguments: tuple[str, ...], message: str) -> None:
