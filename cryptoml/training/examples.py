@@ -1,12 +1,24 @@
 """Examples as adaptation sees them: a tensor, or a tuple or dict of tensors, that share their first axis."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 from torch.func import functional_call
 
-__all__ = ["Examples", "LossFunction", "call_with", "count_of", "leaves", "map_tensors", "take", "trained_parameters"]
+__all__ = [
+    "Examples",
+    "LossFunction",
+    "call_with",
+    "count_of",
+    "has_recurrence",
+    "leaves",
+    "map_tensors",
+    "rebuild",
+    "structure_of",
+    "take",
+    "trained_parameters",
+]
 
 Examples: TypeAlias = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 LossFunction: TypeAlias = Callable[[Any, Any], Tensor]
@@ -28,6 +40,24 @@ def leaves(examples: Any) -> list[Tensor]:
         return [examples]
     parts = examples.values() if isinstance(examples, dict) else examples
     return [leaf for part in parts for leaf in leaves(part)]
+
+
+def structure_of(examples: Any) -> Any:
+    """Describe nesting as a JSON document: None for a tensor, a list for a tuple, an object for a dict."""
+    if isinstance(examples, Tensor):
+        return None
+    if isinstance(examples, dict):
+        return {name: structure_of(part) for name, part in examples.items()}
+    return [structure_of(part) for part in examples]
+
+
+def rebuild(structure: Any, tensors: Iterator[Tensor]) -> Any:
+    """Undo `leaves`: nest tensors as `structure_of` described."""
+    if structure is None:
+        return next(tensors)
+    if isinstance(structure, dict):
+        return {name: rebuild(part, tensors) for name, part in structure.items()}
+    return tuple(rebuild(part, tensors) for part in structure)
 
 
 def take(examples: Any, index: slice | int | Tensor) -> Any:
@@ -57,3 +87,8 @@ def call_with(model: nn.Module, parameters: dict[str, Tensor], x: Examples) -> A
     if isinstance(x, dict):
         return functional_call(model, parameters, (), x)
     return functional_call(model, parameters, x if isinstance(x, tuple) else (x,))
+
+
+def has_recurrence(model: nn.Module) -> bool:
+    """Whether a model holds recurrent kernels, which vmap cannot batch and cuDNN cannot differentiate twice."""
+    return any(isinstance(module, nn.RNNBase) for module in model.modules())

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
-from cryptoml.training.examples import Examples, LossFunction, call_with, count_of, take, trained_parameters
+from cryptoml.training.examples import Examples, LossFunction, call_with, count_of, has_recurrence, take, trained_parameters
 
 __all__ = ["Adaptation", "MetaLearningMAML"]
 
@@ -81,7 +81,7 @@ class MetaLearningMAML(nn.Module):
             raise ValueError("base_model must have trainable parameters, had none")
         rates = torch.full((len(names),), math.log(inner_lr))
         self.log_rates = nn.Parameter(rates) if learned_rates else None
-        self.recurrent = any(isinstance(module, nn.RNNBase) for module in base_model.modules())
+        self.recurrent = has_recurrence(base_model)
         self.batching = "loop" if self.recurrent else "vmap"
         self.last_adaptation: Adaptation | None = None
 
