@@ -34,13 +34,19 @@ def run(main: Callable[[_Config], int | None], config_class: type[_Config], argu
     for name in CHATTY_LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        return main(tyro.cli(config_class, args=arguments)) or 0
+        return main(tyro.cli(config_class, prog=_program(), args=arguments)) or 0
     except CryptomlError as error:
         return _end(f"error: {' '.join(str(error).split())}", EXIT_ERROR)
     except ValidationError as error:
         return _end(f"error: {_first_fault(error)}", EXIT_ERROR)
     except KeyboardInterrupt:
         return _end("interrupted; run the same command again to go on", EXIT_INTERRUPTED)
+
+
+def _program() -> str | None:
+    """Return how the job was started, for the usage line: `python -m jobs.ingest_data`."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.name}" if spec is not None else None
 
 
 def _first_fault(error: ValidationError) -> str:

@@ -33,7 +33,7 @@ class RetryConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    max_attempts: int = Field(default=6, ge=1, description="Attempts per request before giving up.")
+    max_attempts: int = Field(default=5, ge=1, description="Attempts per request before giving up.")
     backoff_seconds: float = Field(default=1.0, ge=0.0, description="Wait before the second attempt; it doubles from then on.")
 
 

@@ -179,13 +179,12 @@ def _s3_filesystem(user: str | None, password: str | None, query: dict[str, str]
         query["scheme"], _, query["endpoint_override"] = endpoint.partition("://")
     credentials = {"access_key": unquote(user), "secret_key": unquote(password or "")} if user else {}
     retries = fs.AwsStandardS3RetryStrategy(max_attempts=S3_MAX_ATTEMPTS)
-    # Uploads in the foreground: an upload that failed is reported by the write, before anything could complete it.
     return fs.S3FileSystem(
         **credentials,
         **query,
         retry_strategy=retries,
         connect_timeout=S3_CONNECT_TIMEOUT_SECONDS,
-        background_writes=False,
+        background_writes=True,  # remembers that a part failed, so that closing does not complete the upload
         allow_delayed_open=True,
     )
 

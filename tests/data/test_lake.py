@@ -1,6 +1,7 @@
 """The lake: merge by key, atomic publish, readers beside dying writers, and the same on S3."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -190,6 +191,11 @@ def test_quarantine_and_health(tmp_path: Path) -> None:
     assert [summary["rows"] for summary in lake.read_health()] == [1, 2]
 
 
+@pytest.mark.parametrize("root", ["relative/lake", "s3://key:secret@bucket/lake?endpoint_override=http://127.0.0.1:9"])
+def test_travels_to_other_processes(root: str) -> None:
+    assert pickle.loads(pickle.dumps(Lake(root))).storage.path("candles") == Lake(root).storage.path("candles")
+
+
 def test_writers_of_one_partition_lose_nothing(tmp_path: Path) -> None:
     whole = candles("2023-01-01", 400)
     batches = [whole.iloc[start::8] for start in range(8)]
@@ -318,6 +324,24 @@ class TestS3:
                 assert len(rows) == 2000
                 assert rows["close"].nunique() == 1
             writing.result()
+
+    @pytest.mark.parametrize("size", [1_000, 12_000_000])
+    def test_failed_upload_leaves_the_old_object(self, address: str, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+        from moto.s3 import exceptions, models
+
+        def refuse(*arguments: object, **keywords: object) -> None:
+            raise exceptions.InvalidPart
+
+        storage = open_storage(address)
+        storage.publish("object", b"old" * 100)
+        for name in ("put_object", "upload_part", "complete_multipart_upload"):
+            monkeypatch.setattr(models.S3Backend, name, refuse)
+        with pytest.raises(DataError, match="cannot write s3://market/lake/object"):
+            storage.publish("object", b"x" * size)
+        monkeypatch.undo()
+        assert storage.read("object") == b"old" * 100
+        storage.publish("object", b"x" * size)
+        assert storage.read("object") == b"x" * size
 
     def test_missing_bucket_and_unknown_setting(self, address: str) -> None:
         elsewhere = address.replace("market", "nowhere")
