@@ -102,6 +102,10 @@ class Bars:
         """Return a column `[time]`, filled forward (leading gaps take the first value; all NaN when there is none)."""
         return self.memo(("column", name), lambda: _filled(self.columns[name]))
 
+    def rolled(self, kernel: Callable[..., FloatArray], series: str, *arguments: float) -> FloatArray:
+        """Return `kernel(self.<series>, *arguments)`, shared by all features that ask for the same."""
+        return self.memo((kernel, series, arguments), lambda: kernel(getattr(self, series), *arguments))
+
     def run_length(self, inputs: tuple[str, ...]) -> NDArray[np.int64]:
         """Return `[time]` the number of consecutive rows up to and including each in which all inputs are present."""
         return self.memo(("run", inputs), lambda: _run_length([self.columns[name] for name in inputs], len(self)))
@@ -135,6 +139,16 @@ class Bars:
     def volume(self) -> FloatArray:
         """Base-asset volume of each bar."""
         return self.column("volume")
+
+    @property
+    def taker_buy_volume(self) -> FloatArray:
+        """Base-asset volume of each bar that takers bought."""
+        return self.column("taker_buy_volume")
+
+    @property
+    def num_trades(self) -> FloatArray:
+        """Number of trades of each bar."""
+        return self.column("num_trades")
 
     @property
     def log_close(self) -> FloatArray:
@@ -204,7 +218,7 @@ class Feature:
     def __call__(self, bars: Bars) -> FloatArray:
         """Return a new array `[time]`: the feature where the contract defines it, NaN elsewhere, never infinite."""
         if not all(bars.has(name) for name in self.inputs):
-            return np.full(len(bars), np.nan)
+            return np.full(bars.present.shape, np.nan)
         with np.errstate(all="ignore"):
             values = np.asarray(self.function(bars, *self.arguments), dtype=np.float64)
         defined = bars.run_length(self.inputs) >= self.lookback

@@ -35,6 +35,10 @@ __all__ = [
     "rolling_sum",
     "rolling_wma",
     "safe_ratio",
+    "span_ema",
+    "span_window",
+    "wilder",
+    "wilder_window",
     "zscore",
 ]
 
@@ -142,6 +146,26 @@ def ema(values: FloatArray, decay: float, window: int | None = None) -> FloatArr
         return (_merge_mean(recent[0], older[0], old_weight / (1.0 - decay**n + old_weight)),)
 
     return _roll(values, window or ema_window(decay), merge)
+
+
+def span_window(span: int) -> int:
+    """Return the bars that an EMA of `span` bars keeps."""
+    return ema_window(decay_of_span(span))
+
+
+def wilder_window(period: int) -> int:
+    """Return the bars that Wilder's smoothing of `period` bars keeps."""
+    return ema_window(decay_of_wilder(period))
+
+
+def span_ema(values: FloatArray, span: int) -> FloatArray:
+    """Exponential mean with `alpha = 2 / (span + 1)`, over `span_window(span)` bars."""
+    return ema(values, decay_of_span(span))
+
+
+def wilder(values: FloatArray, period: int) -> FloatArray:
+    """Wilder's smoothing, `alpha = 1 / period`, over `wilder_window(period)` bars (Wilder 1978)."""
+    return ema(values, decay_of_wilder(period))
 
 
 def rolling_moments(values: FloatArray, window: int) -> tuple[FloatArray, FloatArray]:

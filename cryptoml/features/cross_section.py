@@ -1,0 +1,218 @@
+"""Cross-sectional features: each asset against the market, the leader and its peers.
+
+The lookback and the rule for gaps apply to the asset itself. Peers that miss a bar drop out of that bar's averages and
+ranks. All values `[asset, time]`.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from cryptoml.features.contract import days, feature, hours
+from cryptoml.features.market import Market
+from cryptoml.features.rolling import (
+    decay_of_halflife,
+    delay,
+    ema,
+    ema_window,
+    rolling_cov,
+    rolling_std,
+    rolling_sum,
+    safe_ratio,
+)
+
+__all__: list[str] = []
+
+FloatArray = NDArray[np.float64]
+JEGADEESH = "Jegadeesh & Titman 1993"
+SHARPE = "Sharpe 1964"
+LO = "Lo & MacKinlay 1990, lead-lag effects"
+LEAD_SPANS = (hours(4), hours(16), hours(48))
+LEAD_HALFLIFE = hours(16)
+MAX_LEADERS = 16
+LEAD_EVIDENCE = 3.0  # standard errors
+
+
+def _rank(values: FloatArray) -> FloatArray:
+    """Return the rank among the assets that have a value, from -0.5 to 0.5; 0 for one alone."""
+    seen = np.isfinite(values)
+    count = seen.sum(axis=0)
+    rank = rankdata(np.where(seen, values, np.inf), axis=0)
+    return np.where(seen, safe_ratio(rank - 1.0, np.broadcast_to(count - 1.0, rank.shape), 0.5) - 0.5, np.nan)
+
+
+def _deviation(values: FloatArray) -> FloatArray:
+    """Return the deviation from the assets' mean in standard deviations over assets; 0 where all agree."""
+    seen = np.isfinite(values)
+    centred = values - Market.mean(values)
+    spread = np.sqrt(Market.mean(np.where(seen, centred, np.nan) ** 2))
+    noise = 1e-13 * (1.0 + Market.mean(np.abs(values)))
+    return np.where(spread > noise, safe_ratio(centred, np.broadcast_to(spread, values.shape), 0.0), 0.0 * centred)
+
+
+def _return(market: Market, n: int) -> FloatArray:
+    return market.memo(("return", n), lambda: rolling_sum(market.log_return, n))
+
+
+def _log_volatility(market: Market, n: int) -> FloatArray:
+    volatility = market.memo(("volatility", n), lambda: rolling_std(market.log_return, n))
+    return np.where(volatility > 0, np.log(np.where(volatility > 0, volatility, 1.0)), np.nan)
+
+
+def _turnover(market: Market, n: int) -> FloatArray:
+    gaps = np.where(market.present, market.columns["close"] * market.columns["volume"], np.nan)
+    return market.memo(("turnover", n), lambda: rolling_sum(gaps, n))
+
+
+def _relative_volume(market: Market, n: int, m: int) -> FloatArray:
+    return np.log(safe_ratio(_turnover(market, n) * m, _turnover(market, m) * n))
+
+
+@feature("cross_section", lookback=lambda n: n + 1, params=(hours(1), days(1), days(7)), source=JEGADEESH)
+def rank_return(market: Market, n: int) -> FloatArray:
+    """Rank over assets of the log return of n bars, -0.5 to 0.5"""
+    return _rank(_return(market, n))
+
+
+@feature("cross_section", lookback=lambda n: n + 1, params=(hours(1), hours(4), days(1), days(7)), source=JEGADEESH)
+def deviation_return(market: Market, n: int) -> FloatArray:
+    """z-score over assets of the log return of n bars"""
+    return _deviation(_return(market, n))
+
+
+@feature("cross_section", lookback=lambda n: n + 1, params=(days(1), days(7)), source="Ang et al. 2006")
+def rank_volatility(market: Market, n: int) -> FloatArray:
+    """Rank over assets of the volatility of n bars, -0.5 to 0.5"""
+    return _rank(_log_volatility(market, n))
+
+
+@feature("cross_section", lookback=lambda n: n + 1, params=(days(1),), source="Ang et al. 2006")
+def deviation_volatility(market: Market, n: int) -> FloatArray:
+    """z-score over assets of the log volatility of n bars"""
+    return _deviation(_log_volatility(market, n))
+
+
+@feature("cross_section", lookback=lambda n: n, params=(days(1),), inputs=("close", "volume"), source="Gervais et al. 2001")
+def rank_turnover(market: Market, n: int) -> FloatArray:
+    """Rank over assets of the turnover of n bars, -0.5 to 0.5"""
+    return _rank(_turnover(market, n))
+
+
+@feature(
+    "cross_section",
+    lookback=lambda n, m: m,
+    params=((days(1), days(7)),),
+    inputs=("close", "volume"),
+    source="Gervais et al. 2001",
+)
+def deviation_volume(market: Market, n: int, m: int) -> FloatArray:
+    """z-score over assets of ln(mean turnover of n bars / of m bars)"""
+    return _deviation(_relative_volume(market, n, m))
+
+
+def _comoment(market: Market, reference: FloatArray, name: str, n: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    other = np.broadcast_to(reference, market.log_return.shape)
+    return market.memo(("comoment", name, n), lambda: rolling_cov(market.log_return, other, n))
+
+
+def _beta(moments: tuple[FloatArray, FloatArray, FloatArray]) -> FloatArray:
+    return safe_ratio(moments[2], moments[1])
+
+
+def _correlation(moments: tuple[FloatArray, FloatArray, FloatArray]) -> FloatArray:
+    return safe_ratio(moments[2], np.sqrt(moments[0]) * np.sqrt(moments[1]))
+
+
+@feature("cross_section", lookback=lambda n: n + 1, params=(days(5), days(20)), source=SHARPE)
+def beta_market(market: Market, n: int) -> FloatArray:
+    """cov_n(r, market) / var_n(market), market the equally weighted mean return"""
+    return _beta(_comoment(market, market.market_return, "market", n))
+
+
+@feature("cross_section", lookback=lambda n: n + 1, params=(days(5), days(20)), source=SHARPE)
+def correlation_market(market: Market, n: int) -> FloatArray:
+    """corr_n(r, market)"""
+    return _correlation(_comoment(market, market.market_return, "market", n))
+
+
+@feature("cross_section", lookback=lambda n: n + 1, params=(days(5), days(20)), source=SHARPE)
+def beta_leader(market: Market, n: int) -> FloatArray:
+    """cov_n(r, leader) / var_n(leader), leader BTC or else the first symbol"""
+    return _beta(_comoment(market, market.leader_return, "leader", n))
+
+
+@feature("cross_section", lookback=lambda n: n + 1, params=(days(5), days(20)), source=SHARPE)
+def correlation_leader(market: Market, n: int) -> FloatArray:
+    """corr_n(r, leader)"""
+    return _correlation(_comoment(market, market.leader_return, "leader", n))
+
+
+@feature("cross_section", lookback=lambda n, m: m + 1, params=((days(1), days(5)),), source="Blitz, Huij & Martens 2011")
+def residual_return(market: Market, n: int, m: int) -> FloatArray:
+    """(sum_n r - beta_m sum_n market) / (std_m(r) sqrt(n))"""
+    moments = _comoment(market, market.market_return, "market", m)
+    left = _return(market, n) - _beta(moments) * rolling_sum(market.market_return, n)
+    return safe_ratio(left, np.sqrt(moments[0] / max(m - 1, 1) * n), 0.0)
+
+
+def _trailing(returns: FloatArray, halflife: int) -> FloatArray:
+    """Exponential mean of returns over the root of their exponential mean square, scaled to unit variance for noise."""
+    decay = decay_of_halflife(halflife)
+    scale = np.sqrt(ema(returns**2, decay) * (1.0 - decay) / (1.0 + decay))
+    return safe_ratio(ema(returns, decay), scale, 0.0)
+
+
+def _own_trailing(market: Market, halflife: int) -> FloatArray:
+    return market.memo(("trailing", halflife), lambda: _trailing(market.log_return, halflife))
+
+
+def _lead_window(halflife: int) -> int:
+    return ema_window(decay_of_halflife(halflife)) + 1
+
+
+@feature("cross_section", lookback=_lead_window, params=LEAD_SPANS, source=LO)
+def trailing_return(market: Market, halflife: int) -> FloatArray:
+    """Exponential mean of own log returns in standard errors, by half-life"""
+    return _own_trailing(market, halflife)
+
+
+@feature("cross_section", lookback=_lead_window, params=LEAD_SPANS, source=LO)
+def market_lead(market: Market, halflife: int) -> FloatArray:
+    """Exponential mean of the market's log returns in standard errors, by half-life"""
+    return np.broadcast_to(_trailing(market.market_return, halflife), market.present.shape)
+
+
+@feature("cross_section", lookback=_lead_window, params=LEAD_SPANS, source=LO)
+def leader_lead(market: Market, halflife: int) -> FloatArray:
+    """Exponential mean of the leader's log returns in standard errors, by half-life"""
+    return np.broadcast_to(_own_trailing(market, halflife)[market.leader], market.present.shape)
+
+
+@feature("cross_section", lookback=_lead_window, params=(LEAD_SPANS[1],), source=LO)
+def leader_gap(market: Market, halflife: int) -> FloatArray:
+    """Leader's trailing return minus one's own, in standard errors"""
+    own = _own_trailing(market, halflife)
+    return own[market.leader] - own
+
+
+@feature("cross_section", lookback=lambda h, n: _lead_window(h) + n, params=((LEAD_HALFLIFE, days(60)),), source=LO)
+def peer_lead(market: Market, halflife: int, n: int) -> FloatArray:
+    """sum over peers j of c_j x_j: x_j the peer's trailing return, c_j = corr_n(r_t, x_j at t-1) where |c_j| > 3 / sqrt(n)
+
+    Peers are the first 16 symbols of the panel other than the asset; one whose own window has gaps adds nothing.
+    """
+    trailing = _own_trailing(market, halflife)
+    total = np.zeros(trailing.shape)
+    for peer in range(min(MAX_LEADERS, len(trailing))):
+        cause = np.broadcast_to(delay(trailing[peer], 1), trailing.shape)
+        strength = _correlation(rolling_cov(market.log_return, cause, n))
+        usable = (np.abs(strength) > LEAD_EVIDENCE / np.sqrt(n)) & np.isfinite(trailing[peer])
+        usable[peer] = False
+        total += np.where(usable, strength * np.nan_to_num(trailing[peer]), 0.0)
+    return total
+
+
+@feature("cross_section", lookback=lambda n: n + 1, params=(days(1),), source="Zweig 1986")
+def breadth(market: Market, n: int) -> FloatArray:
+    """Mean over assets of the sign of the log return of n bars"""
+    return np.broadcast_to(Market.mean(np.sign(_return(market, n))), market.present.shape)

@@ -1,0 +1,259 @@
+"""Compute every feature of a symbol, or of a panel, under the contract.
+
+Long series are worked through in chunks with `max_lookback` warm-up bars: the derived series of a chunk stay in the
+processor's cache and peak memory stays near the float32 output.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from cryptoml.data.panel import Panel
+from cryptoml.data.schema import parse_timeframe
+from cryptoml.errors import ConfigError, DataError
+from cryptoml.features import (
+    calendar,
+    cross_exchange,
+    cross_section,
+    microstructure,
+    momentum,
+    onchain,
+    patterns,
+    price,
+    regime,
+    volatility,
+    volume,
+)
+from cryptoml.features.contract import CATEGORIES, Bars, Feature, FeatureFamily, families_of
+from cryptoml.features.joins import bars_from_panel
+from cryptoml.features.market import Market, market_from_panel
+from cryptoml.features.public_inputs import panel_from_inputs
+
+__all__ = ["AdvancedFeatureEngineer", "FeatureConfig", "FeaturePanel", "build_features"]
+
+FloatArray = NDArray[np.float32]
+CHUNK_BARS = 32_768
+MODULES = (
+    price,
+    volume,
+    volatility,
+    momentum,
+    patterns,
+    regime,
+    calendar,
+    onchain,
+    microstructure,
+    cross_exchange,
+    cross_section,
+)
+PANEL_CATEGORY = "cross_section"
+
+
+class FeatureConfig(BaseModel):
+    """Which features to compute."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    timeframe: str = Field(default="1h", description="Length of a bar; windows given in hours or days follow it")
+    categories: tuple[str, ...] | None = Field(default=None, description="Categories to compute; all when None")
+
+    @field_validator("timeframe")
+    @classmethod
+    def _known_timeframe(cls, value: str) -> str:
+        try:
+            parse_timeframe(value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return value
+
+    @field_validator("categories")
+    @classmethod
+    def _known_categories(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        unknown = sorted(set(value or ()) - set(CATEGORIES))
+        if unknown:
+            raise ValueError(f"categories must be among {', '.join(CATEGORIES)}, was {unknown[0]!r}")
+        return value
+
+
+@dataclass(frozen=True)
+class FeaturePanel:
+    """Features of several symbols on one grid.
+
+    Attributes:
+        values: float32 `[asset, time, feature]`; NaN is missing, so the mask is `~isnan(values)`. Never infinite.
+        names: Names of the last axis.
+        symbols: Names of the first axis.
+        timestamps: `[time]` opens of the bars, UTC.
+        timeframe: Length of a bar.
+    """
+
+    values: FloatArray
+    names: tuple[str, ...]
+    symbols: tuple[str, ...]
+    timestamps: pd.DatetimeIndex
+    timeframe: str
+
+
+class AdvancedFeatureEngineer:
+    """The features of a timeframe, with the functions that compute them.
+
+    A subclass adds its own by `@feature(...)` on methods `method(self, bars, ...)`.
+
+    Attributes:
+        config: The settings.
+        features: Features of one symbol, in the order of the output.
+        panel_features: Features over all symbols of a panel, which follow them in a `FeaturePanel`.
+    """
+
+    def __init__(self, config: FeatureConfig | Mapping[str, Any] | None = None) -> None:
+        """Expand every declared feature for the configured timeframe.
+
+        Raises:
+            ConfigError: A setting is unknown or out of range, or two features have one name.
+        """
+        self.config = _checked(config)
+        wanted = set(self.config.categories or CATEGORIES)
+        declared = [family for module in MODULES for family in families_of(vars(module))]
+        found = [one for family in declared for one in family.expand(self.config.timeframe)]
+        found += [one for family in _own_families(type(self)) for one in family.expand(self.config.timeframe, self)]
+        self.features: tuple[Feature, ...] = tuple(
+            one for one in found if one.category in wanted and one.category != PANEL_CATEGORY
+        )
+        self.panel_features: tuple[Feature, ...] = tuple(
+            one for one in found if one.category in wanted and one.category == PANEL_CATEGORY
+        )
+        duplicated = pd.Index(self.names)[pd.Index(self.names).duplicated()]
+        if len(duplicated):
+            raise ConfigError(f"feature names must differ from each other, {duplicated[0]} is declared twice")
+
+    @property
+    def symbol_names(self) -> tuple[str, ...]:
+        """Names of the features of one symbol: the columns of `extract_all_features` and `compute`."""
+        return tuple(one.name for one in self.features)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all features, those over the panel last: the last axis of a `FeaturePanel`."""
+        return tuple(one.name for one in (*self.features, *self.panel_features))
+
+    @property
+    def max_lookback(self) -> int:
+        """Bars of history that the hungriest feature needs, the current one included."""
+        return max((one.lookback for one in (*self.features, *self.panel_features)), default=1)
+
+    def catalogue(self) -> pd.DataFrame:
+        """Return one row per feature: name, category, lookback (bars), inputs, formula, source."""
+        rows = [
+            (one.name, one.category, one.lookback, ", ".join(one.inputs), one.formula, one.source)
+            for one in (*self.features, *self.panel_features)
+        ]
+        return pd.DataFrame(rows, columns=["name", "category", "lookback", "inputs", "formula", "source"])
+
+    def compute(self, bars: Bars, out: FloatArray | None = None) -> FloatArray:
+        """Return the features of one symbol, float32 `[time, feature]` in the order of `symbol_names`.
+
+        Args:
+            bars: The symbol's bars, in the configured timeframe.
+            out: Where to write; allocated when None.
+        """
+        _check_timeframe(bars.timeframe, self.config.timeframe)
+        out = np.empty((len(bars), len(self.features)), np.float32) if out is None else out
+        _fill_chunks(bars, self.features, out, CHUNK_BARS)
+        return out
+
+    def compute_market(self, market: Market, out: FloatArray | None = None) -> FloatArray:
+        """Return the features over all symbols, float32 `[asset, time, feature]` in the order of `panel_features`."""
+        _check_timeframe(market.timeframe, self.config.timeframe)
+        num_assets, num_bars = market.present.shape
+        out = np.empty((num_assets, num_bars, len(self.panel_features)), np.float32) if out is None else out
+        _fill_chunks(market, self.panel_features, out, max(CHUNK_BARS // max(num_assets, 1), 8_192))
+        return out
+
+    def extract_all_features(
+        self, ohlcv: pd.DataFrame, onchain: Any = None, orderbook: Any = None, cross_exchange: Any = None
+    ) -> pd.DataFrame:
+        """Return every feature of one symbol, aligned to `ohlcv` (its index is kept), float32, one column per feature.
+
+        Args:
+            ohlcv: Candles with a UTC DatetimeIndex or a `timestamp` column (bar opens), ascending without duplicates.
+            onchain: An `OnChainMetrics` reading, applied to the last bar, or a history with `available_at`.
+            orderbook: `{"bids": [[price, size], ...], "asks": ...}`, applied to the last bar, or a history.
+            cross_exchange: Venue to price (last bar) or to a candle history; `spot` and `future` legs, `funding`.
+
+        Raises:
+            DataError: A column is missing or not numeric, stamps are naive, unsorted or duplicated, a book is empty or
+                crossed; the message names the column and the first offending row.
+        """
+        panel, rows = panel_from_inputs(ohlcv, self.config.timeframe, onchain, orderbook, cross_exchange)
+        values = self.compute(bars_from_panel(panel, panel.symbols[0]))[rows]
+        return pd.DataFrame(values, index=ohlcv.index, columns=list(self.symbol_names))
+
+
+def build_features(
+    panel: Panel, engineer: AdvancedFeatureEngineer, *, on_symbol: Callable[[str], None] | None = None
+) -> FeaturePanel:
+    """Compute all features of a panel: one pass per symbol, then one over the cross-section.
+
+    Args:
+        panel: Candles and tables.
+        engineer: The features; its timeframe must be the panel's.
+        on_symbol: Called with each symbol when it is done.
+    """
+    _check_timeframe(panel.timeframe, engineer.config.timeframe)
+    own = len(engineer.features)
+    values = np.empty((len(panel.symbols), len(panel.timestamps), len(engineer.names)), np.float32)
+    for row, symbol in enumerate(panel.symbols):
+        engineer.compute(bars_from_panel(panel, symbol), values[row, :, :own])
+        if on_symbol is not None:
+            on_symbol(symbol)
+    if engineer.panel_features:
+        engineer.compute_market(market_from_panel(panel), values[:, :, own:])
+    return FeaturePanel(values, engineer.names, panel.symbols, panel.timestamps, panel.timeframe)
+
+
+def _fill_chunks(bars: Bars | Market, features: tuple[Feature, ...], out: FloatArray, chunk_bars: int) -> None:
+    """Write `out[..., time, feature]` chunk by chunk, each with the longest lookback as warm-up."""
+    warm_up = max((one.lookback for one in features), default=1) - 1
+    num_bars = out.shape[-2]
+    for start in range(0, num_bars, chunk_bars):
+        stop, first = min(start + chunk_bars, num_bars), max(start - warm_up, 0)
+        chunk = bars.slice(first, stop)
+        block = np.empty((len(features), *out.shape[:-2], stop - start), np.float32)
+        for index, one in enumerate(features):
+            _to_float32(one(chunk)[..., start - first :], block[index])
+        out[..., start:stop, :] = np.moveaxis(block, 0, -1)
+
+
+def _to_float32(values: NDArray[np.float64], out: FloatArray) -> None:
+    """Cast; what float32 cannot hold becomes NaN."""
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        out[...] = values
+    out[np.isinf(out)] = np.nan
+
+
+def _checked(config: FeatureConfig | Mapping[str, Any] | None) -> FeatureConfig:
+    if isinstance(config, FeatureConfig):
+        return config
+    try:
+        return FeatureConfig(**(config or {}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}, was {first['input']!r}") from error
+
+
+def _own_families(kind: type) -> list[FeatureFamily]:
+    """Return the families declared on an engineer's subclasses, base classes first; an override replaces its base."""
+    found: dict[str, FeatureFamily] = {}
+    for ancestor in reversed(kind.__mro__):
+        found |= {family.name: family for family in families_of(vars(ancestor))}
+    return list(found.values())
+
+
+def _check_timeframe(actual: str, wanted: str) -> None:
+    if parse_timeframe(actual) != parse_timeframe(wanted):
+        raise DataError(f"timeframe must be {wanted!r} as configured for the features, was {actual!r}")

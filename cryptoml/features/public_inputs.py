@@ -1,0 +1,181 @@
+"""Turn the frames, snapshots and mappings that a caller hands over into a one-symbol panel, refusing what is wrong.
+
+Every error names the column and the first offending row, counted from zero.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cryptoml.data.panel import CANDLE_FIELDS, Panel
+from cryptoml.data.schema import parse_timeframe
+from cryptoml.errors import DataError
+from cryptoml.features.onchain import METRIC_ALIASES, METRICS, OnChainMetrics
+
+__all__ = ["panel_from_inputs"]
+
+SYMBOL = "ASSET"
+REQUIRED = CANDLE_FIELDS[:5]
+BOOK_COLUMNS = ("bid_prices", "bid_sizes", "ask_prices", "ask_sizes")
+
+
+def panel_from_inputs(
+    ohlcv: pd.DataFrame, timeframe: str, onchain: Any, orderbook: Any, cross_exchange: Any
+) -> tuple[Panel, NDArray[np.int64]]:
+    """Return a panel of one symbol on a regular grid, and the grid's row of each row of `ohlcv`.
+
+    Raises:
+        DataError: See `AdvancedFeatureEngineer.extract_all_features`.
+    """
+    step = parse_timeframe(timeframe)
+    stamps = _stamps(ohlcv, "ohlcv")
+    _check_order(stamps, step)
+    values = {name: _numbers(ohlcv, name, "ohlcv") for name in CANDLE_FIELDS if name in REQUIRED or name in ohlcv}
+    if not len(stamps):
+        return Panel((SYMBOL,), timeframe, stamps, np.empty((1, 0, len(CANDLE_FIELDS)))), np.empty(0, np.int64)
+    grid = pd.date_range(stamps[0], stamps[-1], freq=step)
+    rows = grid.get_indexer(stamps)
+    candles = np.full((len(CANDLE_FIELDS), 1, len(grid)), np.nan)
+    for index, name in enumerate(CANDLE_FIELDS):
+        if name in values:
+            candles[index, 0, rows] = values[name]
+    now = grid[-1] + step
+    tables = {
+        "onchain": {SYMBOL: _onchain_rows(onchain, now)},
+        "orderbook": {SYMBOL: _book_rows(orderbook, now)},
+        **_exchange_tables(cross_exchange or {}, grid, step),
+    }
+    return Panel((SYMBOL,), timeframe, grid, np.moveaxis(candles, 0, -1), tables), rows
+
+
+def _stamps(frame: pd.DataFrame, source: str, column: str = "timestamp") -> pd.DatetimeIndex:
+    """Return a frame's instants from a column, or else from its index."""
+    if not isinstance(frame, pd.DataFrame):
+        raise DataError(f"{source} must be a DataFrame, was {type(frame).__name__}")
+    if column not in frame and not isinstance(frame.index, pd.DatetimeIndex):
+        raise DataError(f"{source} must have a {column} column or a DatetimeIndex, columns were {list(frame.columns)}")
+    values = pd.Series(frame.get(column, frame.index))
+    if not isinstance(values.dtype, pd.DatetimeTZDtype):
+        first = f", row 0 was {values.iloc[0]}" if len(values) else ""
+        raise DataError(f"{source} {column} must be timezone-aware UTC, dtype was {values.dtype}{first}")
+    return pd.DatetimeIndex(values).tz_convert("UTC").as_unit("us")
+
+
+def _check_order(stamps: pd.DatetimeIndex, step: pd.Timedelta) -> None:
+    if stamps.hasnans:
+        raise DataError(f"ohlcv timestamp must be filled, row {int(np.argmax(stamps.isna()))} was NaT")
+    gaps = np.diff(stamps.asi8)
+    for wrong, what in ((gaps < 0, "ascending"), (gaps == 0, "free of duplicates")):
+        if wrong.any():
+            row = int(np.argmax(wrong)) + 1
+            raise DataError(f"ohlcv timestamp must be {what}, row {row} was {stamps[row]} after {stamps[row - 1]}")
+    off_grid = gaps % (step // pd.Timedelta(microseconds=1)) != 0
+    if off_grid.any():
+        row = int(np.argmax(off_grid)) + 1
+        raise DataError(f"ohlcv timestamp must lie on a grid of {step}, row {row} was {stamps[row]}")
+
+
+def _numbers(frame: pd.DataFrame, column: str, source: str) -> NDArray[np.float64]:
+    if column not in frame:
+        raise DataError(f"{source} must have column {column}, columns were {list(frame.columns)}")
+    values = frame[column]
+    if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype):
+        return values.to_numpy(dtype=np.float64, na_value=np.nan)
+    wrong = [row for row, value in enumerate(values) if isinstance(value, bool) or not isinstance(value, int | float)]
+    where = f", row {wrong[0]} was {values.iloc[wrong[0]]!r}" if wrong else ""
+    raise DataError(f"{source} {column} must be numeric, dtype was {values.dtype}{where}")
+
+
+def _refuse_future(stamps: pd.DatetimeIndex, now: pd.Timestamp, source: str) -> None:
+    late = stamps > now
+    if late.any():
+        row = int(np.argmax(late))
+        raise DataError(f"{source} available_at must not lie after the last bar's close {now}, row {row} was {stamps[row]}")
+
+
+def _onchain_rows(onchain: Any, now: pd.Timestamp) -> pd.DataFrame:
+    """Return long rows `timestamp, available_at, metric, value`."""
+    if onchain is None:
+        return pd.DataFrame({"timestamp": [], "available_at": [], "metric": [], "value": []})
+    if isinstance(onchain, OnChainMetrics):
+        figures = {name: float(value) for name, value in asdict(onchain).items()}
+        return pd.DataFrame({"timestamp": now, "available_at": now, "metric": list(figures), "value": list(figures.values())})
+    available = _stamps(onchain, "onchain", "available_at")
+    _refuse_future(available, now, "onchain")
+    label = _stamps(onchain, "onchain") if "timestamp" in onchain else available
+    if {"metric", "value"} <= set(onchain.columns):
+        rows = {"metric": onchain["metric"].to_numpy(), "value": _numbers(onchain, "value", "onchain")}
+        return pd.DataFrame({"timestamp": label, "available_at": available, **rows})
+    return _long(onchain, label, available)
+
+
+def _long(frame: pd.DataFrame, label: pd.DatetimeIndex, available: pd.DatetimeIndex) -> pd.DataFrame:
+    known = [name for name in frame.columns if name in METRICS or name in METRIC_ALIASES]
+    if not known:
+        raise DataError(f"onchain must have one of the columns {', '.join(METRICS)}, columns were {list(frame.columns)}")
+    rows = {"timestamp": label, "available_at": available}
+    return pd.concat([pd.DataFrame({**rows, "metric": name, "value": _numbers(frame, name, "onchain")}) for name in known])
+
+
+def _book_rows(orderbook: Any, now: pd.Timestamp) -> pd.DataFrame:
+    """Return rows of the order-book table; a snapshot becomes one row."""
+    if orderbook is None:
+        return pd.DataFrame({name: [] for name in ("timestamp", "available_at", *BOOK_COLUMNS)})
+    if isinstance(orderbook, Mapping):
+        frame = _snapshot(orderbook, now)
+    else:
+        missing = [name for name in BOOK_COLUMNS if name not in orderbook]
+        if missing:
+            raise DataError(f"orderbook must have column {missing[0]}, columns were {list(orderbook.columns)}")
+        available = _stamps(orderbook, "orderbook", "available_at")
+        label = _stamps(orderbook, "orderbook") if "timestamp" in orderbook else available
+        books = {name: orderbook[name].to_numpy() for name in BOOK_COLUMNS}
+        frame = pd.DataFrame({"timestamp": label, "available_at": available, **books})
+    _check_books(frame)
+    return frame
+
+
+def _snapshot(book: Mapping[str, Any], now: pd.Timestamp) -> pd.DataFrame:
+    columns: dict[str, list[Any]] = {}
+    for side in ("bid", "ask"):
+        if f"{side}s" not in book:
+            raise DataError(f"orderbook must have {side}s, keys were {list(book)}")
+        levels = np.asarray(book[f"{side}s"], dtype=np.float64).reshape(-1, 2)
+        columns |= {f"{side}_prices": [levels[:, 0]], f"{side}_sizes": [levels[:, 1]]}
+    return pd.DataFrame({"timestamp": [now], "available_at": [now], **columns})
+
+
+def _check_books(frame: pd.DataFrame) -> None:
+    for row, book in enumerate(frame[list(BOOK_COLUMNS)].itertuples(index=False)):
+        empty = [name for name, side in zip(BOOK_COLUMNS, book, strict=True) if len(side) == 0]
+        if empty:
+            raise DataError(f"orderbook {empty[0]} must not be empty, row {row} was")
+        if book.bid_prices[0] >= book.ask_prices[0]:
+            bid, ask = book.bid_prices[0], book.ask_prices[0]
+            raise DataError(f"orderbook bid_prices must lie below ask_prices, row {row} had bid {bid}, ask {ask}")
+
+
+def _exchange_tables(venues: Mapping[str, Any], grid: pd.DatetimeIndex, step: pd.Timedelta) -> dict[str, dict[str, pd.DataFrame]]:
+    """Return `funding` and `venue_candles` tables; a bare number counts for the last bar."""
+    tables: dict[str, dict[str, pd.DataFrame]] = {"funding": {}, "venue_candles": {}}
+    for venue, given in venues.items():
+        if venue == "funding":
+            tables["funding"][SYMBOL] = _rows(given, "funding_rate", venue, grid[-1] + step, grid[-1] + step, pd.Timedelta(0))
+        else:
+            key = f"{str(venue).lower()}:{SYMBOL}"
+            tables["venue_candles"][key] = _rows(given, "close", venue, grid[-1], grid[-1] + step, step)
+    return tables
+
+
+def _rows(given: Any, column: str, source: str, label: pd.Timestamp, now: pd.Timestamp, delay: pd.Timedelta) -> pd.DataFrame:
+    """Return `timestamp, available_at, column` of a number or a history."""
+    if isinstance(given, int | float):
+        return pd.DataFrame({"timestamp": [label], "available_at": [now], column: [float(given)]})
+    stamps = _stamps(given, f"cross_exchange {source}")
+    available = _stamps(given, f"cross_exchange {source}", "available_at") if "available_at" in given else stamps + delay
+    values = _numbers(given, column, f"cross_exchange {source}")
+    return pd.DataFrame({"timestamp": stamps, "available_at": available, column: values})
