@@ -15,6 +15,7 @@ __all__ = [
     "auc",
     "brier_score",
     "confidence_buckets",
+    "confidence_groups",
     "expected_calibration_error",
     "log_loss",
     "macro_auc",
@@ -121,6 +122,26 @@ def confidence_buckets(probabilities: np.ndarray, labels: np.ndarray, num_bins: 
             float(rights[index] / counts[index]),
         )
         for index in np.flatnonzero(counts)
+    ]
+
+
+def confidence_groups(probabilities: np.ndarray, labels: np.ndarray, num_groups: int = 10) -> list[ConfidenceBucket]:
+    """Return accuracy by rank of confidence: equally full groups, least confident first; empty ones are left out."""
+    probabilities, labels = _valid(probabilities, labels)
+    if not labels.size:
+        return []
+    confidence = probabilities.max(axis=-1)
+    right = probabilities.argmax(axis=-1) == labels
+    return [
+        ConfidenceBucket(
+            float(confidence[rows].min()),
+            float(confidence[rows].max()),
+            len(rows),
+            float(confidence[rows].mean()),
+            float(right[rows].mean()),
+        )
+        for rows in np.array_split(np.argsort(confidence, kind="stable"), num_groups)
+        if len(rows)
     ]
 
 

@@ -52,6 +52,7 @@ def direction_figures(inputs: EvaluationInput, forecasts: Forecasts) -> Figures:
         "expected_calibration_error": classification.expected_calibration_error(probabilities, labels),
         "top_tenth_accuracy": classification.top_confidence_accuracy(probabilities, labels, 0.1),
         "by_confidence": [vars(bucket) for bucket in classification.confidence_buckets(probabilities, labels, 20)],
+        "by_confidence_rank": [vars(group) for group in classification.confidence_groups(probabilities, labels, 10)],
     }
 
 

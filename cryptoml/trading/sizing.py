@@ -7,6 +7,7 @@ from cryptoml.trading.config import TradingConfig
 __all__ = ["overlap_tranches", "position_size"]
 
 CHANCE = 1 / 3
+_ROUNDING = 1e-9  # a running sum leaves dust that would count as a position
 
 
 def position_size(annual_volatility: np.ndarray, confidence: np.ndarray, config: TradingConfig) -> np.ndarray:
@@ -38,4 +39,4 @@ def overlap_tranches(target: np.ndarray, holding_bars: int) -> np.ndarray:
     total = np.cumsum(np.nan_to_num(target), axis=-1, dtype=np.float64)
     held = total.copy()
     held[..., holding_bars:] -= total[..., :-holding_bars]
-    return held / holding_bars
+    return np.where(np.abs(held) < _ROUNDING, 0.0, held) / holding_bars
