@@ -9,7 +9,7 @@ place of anything infinite.
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from cryptoml.data.schema import parse_timeframe
 from cryptoml.errors import ConfigError
 from cryptoml.features.rolling import delay
 
-__all__ = ["CATEGORIES", "Bars", "Feature", "FeatureFamily", "Span", "days", "families_of", "feature", "hours"]
+__all__ = ["CATEGORIES", "BarSource", "Bars", "Feature", "FeatureFamily", "Span", "days", "families_of", "feature", "hours"]
 
 FloatArray = NDArray[np.float64]
 Formula = TypeVar("Formula", bound=Callable[..., Any])
@@ -41,24 +41,25 @@ CATEGORIES = (
 
 @dataclass(frozen=True)
 class Span:
-    """A window in wall-clock time, turned into bars of whatever timeframe is used (at least one)."""
+    """A window in wall-clock time, turned into bars of whatever timeframe is used (at least `at_least`)."""
 
     length: pd.Timedelta
     label: str
+    at_least: int = 1
 
     def bars(self, timeframe: str) -> int:
         """Return the window in bars, rounded to the nearest whole bar."""
-        return max(1, round(self.length / parse_timeframe(timeframe)))
+        return max(self.at_least, round(self.length / parse_timeframe(timeframe)))
 
 
-def hours(count: float) -> Span:
-    """Return a window of `count` hours, labelled `24h`."""
-    return Span(pd.Timedelta(hours=count), f"{count:g}h")
+def hours(count: float, at_least: int = 1) -> Span:
+    """Return a window of `count` hours, labelled `24h`; of `at_least` bars where the timeframe is too coarse."""
+    return Span(pd.Timedelta(hours=count), f"{count:g}h", at_least)
 
 
-def days(count: float) -> Span:
-    """Return a window of `count` days, labelled `20d`."""
-    return Span(pd.Timedelta(days=count), f"{count:g}d")
+def days(count: float, at_least: int = 1) -> Span:
+    """Return a window of `count` days, labelled `20d`; of `at_least` bars where the timeframe is too coarse."""
+    return Span(pd.Timedelta(days=count), f"{count:g}d", at_least)
 
 
 class Bars:
@@ -191,6 +192,20 @@ def _run_length(columns: Sequence[FloatArray], length: int) -> NDArray[np.int64]
     return index - np.maximum.accumulate(np.where(missing, index, -1))
 
 
+class BarSource(Protocol):
+    """What a feature needs of the object that it is computed on: one symbol's bars, or a market's."""
+
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """Whether each bar exists."""
+
+    def has(self, name: str) -> bool:
+        """Tell whether a column has any value."""
+
+    def run_length(self, inputs: tuple[str, ...]) -> NDArray[np.int64]:
+        """Return consecutive rows up to each with all inputs present."""
+
+
 @dataclass(frozen=True)
 class Feature:
     """One declared feature.
@@ -215,8 +230,8 @@ class Feature:
     formula: str = ""
     source: str = ""
 
-    def __call__(self, bars: Bars) -> FloatArray:
-        """Return a new array `[time]`: the feature where the contract defines it, NaN elsewhere, never infinite."""
+    def __call__(self, bars: "BarSource") -> FloatArray:
+        """Return a new array `[time]`, or `[asset, time]` of a market: NaN where the contract defines no value, never inf."""
         if not all(bars.has(name) for name in self.inputs):
             return np.full(bars.present.shape, np.nan)
         with np.errstate(all="ignore"):

@@ -102,7 +102,7 @@ def _bar_of(frame: pd.DataFrame, closes: IntArray, step: pd.Timedelta) -> tuple[
 
 
 def _bar_sum(bar: IntArray, values: FloatArray, length: int) -> FloatArray:
-    return np.bincount(bar, weights=values, minlength=length)
+    return np.bincount(bar, weights=values, minlength=length).astype(np.float64)
 
 
 def _levels(cells: Iterable) -> FloatArray:

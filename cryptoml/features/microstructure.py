@@ -47,7 +47,7 @@ def taker_imbalance_ema(bars: Bars, n: int) -> FloatArray:
     return span_ema(_imbalance(bars), n)
 
 
-@feature("microstructure", lookback=lambda n: n, params=(days(1), days(7)), inputs=FLOW, source="Hasbrouck 1991")
+@feature("microstructure", lookback=lambda n: n, params=(days(1, at_least=2), days(7)), inputs=FLOW, source="Hasbrouck 1991")
 def taker_imbalance_zscore(bars: Bars, n: int) -> FloatArray:
     """z-score over n bars of the bar's taker imbalance"""
     return zscore(_imbalance(bars), n)
@@ -60,7 +60,13 @@ def flow_impact(bars: Bars, n: int) -> FloatArray:
     return safe_ratio(xy, np.sqrt(xx) * np.sqrt(yy), 0.0)
 
 
-@feature("microstructure", lookback=lambda n, m: m + 1, params=((days(1), days(10)),), inputs=CLV, source="Amihud 2002, eq. 1")
+@feature(
+    "microstructure",
+    lookback=lambda n, m: m + 1,
+    params=((days(1, at_least=2), days(10)),),
+    inputs=CLV,
+    source="Amihud 2002, eq. 1",
+)
 def illiquidity(bars: Bars, n: int, m: int) -> FloatArray:
     """ln of (sum_n |r| / sum_n turnover) over (sum_m |r| / sum_m turnover), turnover = close x volume"""
     size, turnover = np.abs(bars.log_return), bars.close * bars.volume
@@ -68,7 +74,7 @@ def illiquidity(bars: Bars, n: int, m: int) -> FloatArray:
     return np.log(safe_ratio(short, safe_ratio(rolling_sum(size, m), rolling_sum(turnover, m))))
 
 
-@feature("microstructure", lookback=lambda n: n + 2, params=(days(1), days(5)), source="Roll 1984")
+@feature("microstructure", lookback=lambda n: n + 2, params=(days(1, at_least=2), days(5)), source="Roll 1984")
 def roll_spread(bars: Bars, n: int) -> FloatArray:
     """2 sqrt(max(0, -cov_n(r_t, r_{t-1})))"""
     _, _, xy = rolling_cov(bars.log_return, delay(bars.log_return, 1), n)

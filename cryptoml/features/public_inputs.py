@@ -150,12 +150,13 @@ def _snapshot(book: Mapping[str, Any], now: pd.Timestamp) -> pd.DataFrame:
 
 
 def _check_books(frame: pd.DataFrame) -> None:
-    for row, book in enumerate(frame[list(BOOK_COLUMNS)].itertuples(index=False)):
-        empty = [name for name, side in zip(BOOK_COLUMNS, book, strict=True) if len(side) == 0]
+    for row in range(len(frame)):
+        book = {name: frame[name].iloc[row] for name in BOOK_COLUMNS}
+        empty = [name for name, side in book.items() if len(side) == 0]
         if empty:
             raise DataError(f"orderbook {empty[0]} must not be empty, row {row} was")
-        if book.bid_prices[0] >= book.ask_prices[0]:
-            bid, ask = book.bid_prices[0], book.ask_prices[0]
+        bid, ask = book["bid_prices"][0], book["ask_prices"][0]
+        if bid >= ask:
             raise DataError(f"orderbook bid_prices must lie below ask_prices, row {row} had bid {bid}, ask {ask}")
 
 

@@ -53,13 +53,13 @@ def directional_index(bars: Bars, n: int) -> FloatArray:
     return 100.0 * (plus - minus)
 
 
-@feature("regime", lookback=lambda n: n + 1, params=(10, days(1), days(5)), source="Kaufman 1995")
+@feature("regime", lookback=lambda n: n + 1, params=(10, days(1, at_least=2), days(5)), source="Kaufman 1995")
 def efficiency_ratio(bars: Bars, n: int) -> FloatArray:
     """(ln close_t - ln close_{t-n}) / sum_n |log return|, signed; 0 where nothing moved"""
     return safe_ratio(bars.log_close - delay(bars.log_close, n), rolling_sum(np.abs(bars.log_return), n), 0.0)
 
 
-@feature("regime", lookback=lambda n: n, params=(days(1), days(5)), source="ordinary least squares")
+@feature("regime", lookback=lambda n: n, params=(days(1, at_least=2), days(5)), source="ordinary least squares")
 def trend_r2(bars: Bars, n: int) -> FloatArray:
     """R squared of a line through ln(close) over n bars, with the sign of its slope"""
     slope, r_squared = rolling_slope(bars.log_close, n)
@@ -74,7 +74,7 @@ def choppiness(bars: Bars, n: int) -> FloatArray:
     return 100.0 * np.log(safe_ratio(bars.rolled(rolling_sum, "true_range", n), high - low)) / np.log(n)
 
 
-@feature("regime", lookback=lambda n: n + 2, params=(days(1), days(5)), source="Lo & MacKinlay 1988")
+@feature("regime", lookback=lambda n: n + 2, params=(days(1, at_least=2), days(5)), source="Lo & MacKinlay 1988")
 def autocorrelation(bars: Bars, n: int) -> FloatArray:
     """Correlation of log returns with those of the bar before, over n bars; 0 where nothing moved"""
     xx, yy, xy = rolling_cov(bars.log_return, delay(bars.log_return, 1), n)
@@ -93,7 +93,7 @@ def variance_ratio(bars: Bars, q: int, n: int) -> FloatArray:
     return 2.0 * np.log(safe_ratio(stepped, close_volatility(bars, n))) - np.log(q)
 
 
-@feature("regime", lookback=lambda n, m: n + m, params=((days(1), days(30)),), source="definition")
+@feature("regime", lookback=lambda n, m: n + m, params=((days(1, at_least=2), days(30)),), source="definition")
 def volatility_position(bars: Bars, n: int, m: int) -> FloatArray:
     """Place of the n-bar volatility between its lowest and highest of m bars; 0.5 where it stood still"""
     volatility = close_volatility(bars, n)
@@ -101,13 +101,13 @@ def volatility_position(bars: Bars, n: int, m: int) -> FloatArray:
     return safe_ratio(volatility - low, high - low, 0.5)
 
 
-@feature("regime", lookback=lambda n, m: n + m, params=((days(1), days(30)),), source="definition")
+@feature("regime", lookback=lambda n, m: n + m, params=((days(1, at_least=2), days(30)),), source="definition")
 def volatility_zscore(bars: Bars, n: int, m: int) -> FloatArray:
     """z-score over m bars of ln of the n-bar volatility"""
     return _log_volatility_zscore(bars, n, m)
 
 
-@feature("regime", lookback=lambda n, m: n + m, params=((days(1), days(30)),), source="definition")
+@feature("regime", lookback=lambda n, m: n + m, params=((days(1, at_least=2), days(30)),), source="definition")
 def volatility_class(bars: Bars, n: int, m: int) -> FloatArray:
     """-1 quiet, 0 usual, +1 loud: the z-score of ln volatility below -1, between, above 1"""
     score = _log_volatility_zscore(bars, n, m)
@@ -131,7 +131,7 @@ def trend_persistence(bars: Bars, n: int) -> FloatArray:
     return rolling_mean(np.sign(bars.close - bars.rolled(rolling_mean, "close", n)), n)
 
 
-@feature("regime", lookback=lambda n: n + 1, params=(days(1), days(5)), inputs=HLC, source="definition")
+@feature("regime", lookback=lambda n: n + 1, params=(days(1, at_least=2), days(5)), inputs=HLC, source="definition")
 def ranging(bars: Bars, n: int) -> FloatArray:
     """1 - |efficiency ratio| over n bars: 1 ranging, 0 a straight trend"""
     return 1.0 - np.abs(efficiency_ratio(bars, n))

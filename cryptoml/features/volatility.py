@@ -24,7 +24,7 @@ __all__ = ["close_volatility"]
 FloatArray = NDArray[np.float64]
 HLC = ("high", "low", "close")
 OHLC = ("open", "high", "low", "close")
-RANGE_WINDOWS = (hours(24), days(10))
+RANGE_WINDOWS = (hours(24, at_least=2), days(10))
 
 
 def _annualised(bars: Bars, variance: FloatArray) -> FloatArray:
@@ -39,7 +39,7 @@ def close_volatility(bars: Bars, n: int) -> FloatArray:
 @feature(
     "volatility",
     lookback=lambda n: n + 1,
-    params=(hours(6), hours(24), days(5), days(10), days(20), days(50)),
+    params=(hours(6, at_least=2), hours(24, at_least=2), days(5, at_least=2), days(10), days(20), days(50)),
     source="definition",
 )
 def historical(bars: Bars, n: int) -> FloatArray:
@@ -110,7 +110,12 @@ def ewma(bars: Bars, halflife: int) -> FloatArray:
 @feature(
     "volatility",
     lookback=lambda n, m: m + 1,
-    params=((hours(6), days(1)), (days(1), days(5)), (days(5), days(20)), (days(10), days(50))),
+    params=(
+        (hours(6, at_least=2), days(1, at_least=2)),
+        (days(1, at_least=2), days(5, at_least=2)),
+        (days(5, at_least=2), days(20)),
+        (days(10), days(50)),
+    ),
     source="definition",
     name="ratio",
 )
@@ -119,14 +124,24 @@ def volatility_ratio(bars: Bars, n: int, m: int) -> FloatArray:
     return np.log(safe_ratio(close_volatility(bars, n), close_volatility(bars, m)))
 
 
-@feature("volatility", lookback=lambda n, m: n + m, params=((days(1), days(10)), (days(5), days(30))), source="definition")
+@feature(
+    "volatility",
+    lookback=lambda n, m: n + m,
+    params=((days(1, at_least=2), days(10)), (days(5, at_least=2), days(30))),
+    source="definition",
+)
 def of_volatility(bars: Bars, n: int, m: int) -> FloatArray:
     """std_m / mean_m of the n-bar volatility"""
     mean, squares = rolling_moments(close_volatility(bars, n), m)
     return safe_ratio(np.sqrt(squares / max(m - 1, 1)), mean)
 
 
-@feature("volatility", lookback=lambda n: n + 1, params=(days(1), days(5), days(20)), source="Barndorff-Nielsen et al. 2010")
+@feature(
+    "volatility",
+    lookback=lambda n: n + 1,
+    params=(days(1, at_least=2), days(5, at_least=2), days(20)),
+    source="Barndorff-Nielsen et al. 2010",
+)
 def downside_share(bars: Bars, n: int) -> FloatArray:
     """sum_n(r^2 where r < 0) / sum_n(r^2); 0.5 where nothing moved"""
     losses = np.minimum(bars.log_return, 0.0)
@@ -146,7 +161,12 @@ def range_ratio(bars: Bars, n: int) -> FloatArray:
     return safe_ratio(spread, rolling_mean(spread, n), 1.0)
 
 
-@feature("volatility", lookback=lambda n: n + 2, params=(days(1), days(5)), source="Barndorff-Nielsen & Shephard 2004, eq. 5")
+@feature(
+    "volatility",
+    lookback=lambda n: n + 2,
+    params=(days(1, at_least=2), days(5, at_least=2)),
+    source="Barndorff-Nielsen & Shephard 2004, eq. 5",
+)
 def jump_share(bars: Bars, n: int) -> FloatArray:
     """1 - (pi / 2) sum_n(|r_t| |r_{t-1}|) / sum_n(r_t^2); 0 where nothing moved"""
     size = np.abs(bars.log_return)
