@@ -1,4 +1,4 @@
-"""Interpretable multi-head attention within a causal band (Lim et al. 2021, section 4.4)."""
+"""Interpretable multi-head attention that looks a fixed number of bars back (Lim et al. 2021, section 4.4)."""
 
 import math
 
@@ -6,15 +6,9 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional
 
-__all__ = ["InterpretableAttention", "causal_band"]
-
-
-def causal_band(num_queries: int, num_keys: int, lookback: int, device: torch.device | None = None) -> Bool[Tensor, "query key"]:
-    """True where a query may look: its own bar and the `lookback - 1` bars before it; queries are the last bars."""
-    query = torch.arange(num_keys - num_queries, num_keys, device=device)[:, None]
-    key = torch.arange(num_keys, device=device)[None]
-    return (key <= query) & (key > query - lookback)
+__all__ = ["InterpretableAttention"]
 
 
 class InterpretableAttention(nn.Module):
@@ -33,6 +27,7 @@ class InterpretableAttention(nn.Module):
             raise ValueError(f"hidden_size must be a multiple of num_heads, was {hidden_size} with {num_heads} heads")
         self.num_heads, self.lookback = num_heads, lookback
         head_size = hidden_size // num_heads
+        self.scale = 1.0 / math.sqrt(head_size)
         self.query = nn.Linear(hidden_size, hidden_size)
         # A key bias shifts all scores of a query alike, which softmax ignores.
         self.key = nn.Linear(hidden_size, hidden_size, bias=False)
@@ -40,20 +35,39 @@ class InterpretableAttention(nn.Module):
         self.output = nn.Linear(head_size, hidden_size)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, x: Float[Tensor, "row time hidden"], *, last_only: bool = False
-    ) -> tuple[Float[Tensor, "row query hidden"], Float[Tensor, "row query time"]]:
-        """Attend from every bar, or from the last one only, to its past.
-
-        Returns:
-            The attended values, and the weights averaged over heads: 0 outside the band, rows sum to 1.
-        """
-        queried = x[:, -1:] if last_only else x
-        query = self._heads(self.query(queried)) / math.sqrt(x.shape[-1] // self.num_heads)
-        scores = query @ self._heads(self.key(x)).transpose(-1, -2)
-        band = causal_band(queried.shape[1], x.shape[1], self.lookback, x.device)
+    def forward(self, x: Float[Tensor, "row time hidden"]) -> Float[Tensor, "row time hidden"]:
+        """Attend from every bar to its past; time and memory grow with `time * lookback`."""
+        block = min(self.lookback, x.shape[1])
+        before = block if x.shape[1] > block else 0
+        query = _blocks(self._heads(self.query(x)) * self.scale, block, 0)
+        key, value = (_blocks(part, block, before) for part in (self._heads(self.key(x)), self.value(x)[:, None]))
+        scores = query @ key.transpose(-1, -2)
+        band = self._band(scores.shape[2], block, before, x.device)
         weights = torch.softmax(scores.masked_fill(~band, -math.inf), dim=-1).mean(dim=1)
-        return self.output(self.dropout(weights) @ self.value(x)), weights
+        attended = rearrange(self.dropout(weights) @ value[:, 0], "row block query width -> row (block query) width")
+        return self.output(attended[:, : x.shape[1]])
+
+    def last(self, x: Float[Tensor, "row time hidden"]) -> tuple[Float[Tensor, "row 1 hidden"], Float[Tensor, "row 1 time"]]:
+        """Attend from the last bar alone; also return its weights averaged over heads, 0 outside the lookback."""
+        past = x[:, -self.lookback :]
+        scores = self._heads(self.query(x[:, -1:])) * self.scale @ self._heads(self.key(past)).transpose(-1, -2)
+        weights = torch.softmax(scores, dim=-1).mean(dim=1)
+        attended = self.output(self.dropout(weights) @ self.value(past))
+        return attended, functional.pad(weights, (x.shape[1] - past.shape[1], 0))
 
     def _heads(self, x: Float[Tensor, "row time hidden"]) -> Float[Tensor, "row head time width"]:
         return rearrange(x, "row time (head width) -> row head time width", head=self.num_heads)
+
+    def _band(self, blocks: int, block: int, before: int, device: torch.device) -> Bool[Tensor, "block query key"]:
+        """Where queries of each block may look among its own keys and the `before` keys that precede them."""
+        query, key = torch.arange(block, device=device)[:, None], torch.arange(-before, block, device=device)
+        band = (key <= query) & (key > query - self.lookback)
+        exists = torch.arange(blocks, device=device)[:, None] * block + key >= 0
+        return band & exists[:, None]
+
+
+def _blocks(x: Float[Tensor, "row head time width"], block: int, before: int) -> Float[Tensor, "row head block item width"]:
+    """Cut time into blocks, each with the `before` bars that precede it; zeros beyond both ends."""
+    after = -x.shape[2] % block
+    padded = functional.pad(x, (0, 0, before, after))
+    return padded.unfold(2, block + before, block).transpose(-1, -2)

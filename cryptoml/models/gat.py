@@ -207,7 +207,7 @@ class GraphAttentionNetwork(nn.Module):
         super().__init__()
         self.num_assets, self.input_features = num_assets, input_features
         self.input = nn.Identity() if input_features == hidden_features else nn.Linear(input_features, hidden_features)
-        self.asset = nn.Parameter(torch.randn(num_assets, hidden_features) * 0.1)
+        self.asset = nn.Parameter(torch.randn(num_assets, hidden_features) * 0.5)
         self.leader = nn.Linear(hidden_features, hidden_features, bias=False)
         self.follower = nn.Linear(hidden_features, hidden_features, bias=False)
         self.layer = GraphAttentionLayer(

@@ -31,7 +31,7 @@ def clean_inputs(
     if len(shape) != len(axes.split()) or shape[-1] != num_features:
         raise ValueError(f"{name} must have shape [{axes}] with {num_features} features, was {list(shape)}")
     if mask is None:
-        if not torch.compiler.is_compiling() and bool(torch.isnan(values).any()):
+        if not torch.compiler.is_compiling() and _holds_nan(values):
             raise ValueError(f"{name} of shape {list(shape)} holds NaN: pass mask, a boolean of that shape, False where missing")
         return values, torch.ones_like(values, dtype=torch.bool)
     if mask.dtype != torch.bool:
@@ -41,3 +41,10 @@ def clean_inputs(
     except RuntimeError:
         raise ValueError(f"mask must broadcast to {name} of shape {list(shape)}, was {list(mask.shape)}") from None
     return torch.where(full, values, torch.zeros((), dtype=values.dtype, device=values.device)), full
+
+
+def _holds_nan(values: Tensor) -> bool:
+    try:
+        return bool(torch.isnan(values).any())
+    except RuntimeError:  # under torch.func.vmap a tensor has no truth value
+        return False

@@ -84,30 +84,38 @@ class TemporalFusionEncoder(Encoder):
     ) -> Float[Tensor, "row time hidden"]:
         return self.select(x, mask, static)[0]
 
-    def attend(
-        self, embedded: Float[Tensor, "row time hidden"], static: Tensor | None = None, *, last_only: bool = False
-    ) -> tuple[Float[Tensor, "row query hidden"], Float[Tensor, "row query time"]]:
-        """Run the temporal part; also return the attention weights over bars."""
-        encoded = self.lstm_skip(self._recur(embedded, static), embedded)
-        context = None if self.context is None or static is None else self.context.enrichment(static)[:, None]
-        enriched = self.enrichment(encoded, context)
-        attended, weights = self.attention(enriched, last_only=last_only)
-        if last_only:
-            encoded, enriched = encoded[:, -1:], enriched[:, -1:]
-        decoded = self.positionwise(self.attention_skip(attended, enriched))
-        return self.output_skip(decoded, encoded), weights
-
     def temporal(
         self, embedded: Float[Tensor, "row time hidden"], static: Tensor | None = None, *, last_only: bool = False
     ) -> Float[Tensor, "row query hidden"]:
-        return self.attend(embedded, static, last_only=last_only)[0]
+        if last_only:
+            return self.attend_last(embedded, static)[0]
+        encoded, enriched = self._encode(embedded, static)
+        return self._decode(self.attention(enriched), enriched, encoded)
+
+    def attend_last(
+        self, embedded: Float[Tensor, "row time hidden"], static: Tensor | None = None
+    ) -> tuple[Float[Tensor, "row 1 hidden"], Float[Tensor, "row 1 time"]]:
+        """Compute the state at the last bar; also return its attention weights over bars."""
+        encoded, enriched = self._encode(embedded, static)
+        attended, weights = self.attention.last(enriched)
+        return self._decode(attended, enriched[:, -1:], encoded[:, -1:]), weights
 
     def explain(
         self, x: Float[Tensor, "row time feature"], mask: Bool[Tensor, "row time feature"], static: Tensor | None = None
     ) -> dict[str, Tensor]:
         """`attention` of the last bar `[row, time]` and `variable_selection` `[row, time, feature]`."""
         embedded, selected = self.select(x, mask, static)
-        return {"attention": self.attend(embedded, static, last_only=True)[1][:, 0], "variable_selection": selected}
+        return {"attention": self.attend_last(embedded, static)[1][:, 0], "variable_selection": selected}
+
+    def _encode(self, embedded: Tensor, static: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Run the LSTM (eq. 17) and the static enrichment (eq. 18)."""
+        encoded = self.lstm_skip(self._recur(embedded, static), embedded)
+        context = None if self.context is None or static is None else self.context.enrichment(static)[:, None]
+        return encoded, self.enrichment(encoded, context)
+
+    def _decode(self, attended: Tensor, enriched: Tensor, encoded: Tensor) -> Float[Tensor, "row query hidden"]:
+        """Close the attention block (eq. 20), then the position-wise network and the skip past it (eq. 21, 22)."""
+        return self.output_skip(self.positionwise(self.attention_skip(attended, enriched)), encoded)
 
     def _recur(self, embedded: Float[Tensor, "row time hidden"], static: Tensor | None) -> Float[Tensor, "row time hidden"]:
         """Run the LSTM from the state that the static covariates give, or from zero."""
@@ -181,7 +189,7 @@ class TemporalFusionTransformer(nn.Module):
         """
         values, present = self._check(x, mask, static)
         embedded, selected = self.encoder.select(values, present, static)
-        hidden, attention = self.encoder.attend(embedded, static, last_only=True)
+        hidden, attention = self.encoder.attend_last(embedded, static)
         weights = {"attention": attention.expand(-1, self.num_horizons, -1), "variable_selection": selected}
         return self.head(hidden[:, 0]), weights
 

@@ -223,6 +223,14 @@ def test_bad_config_is_named(settings: dict[str, object], words: str) -> None:
         make_model(**settings)
 
 
+@pytest.mark.parametrize("architecture", ["tcn", "linear"])  # torch has no batching rule for the LSTM kernels of tft
+def test_vmap_equals_a_loop(architecture: str) -> None:
+    model, (features, _) = make_model(architecture), make_inputs()
+    with torch.no_grad():
+        mapped = torch.func.vmap(lambda x: model(x[None]).direction[0])(features)
+    assert torch.allclose(mapped, model(features).direction, atol=1e-6)
+
+
 def test_seed_decides_the_weights() -> None:
     first, second = make_model(), make_model()
     pairs = itertools.zip_longest(first.parameters(), second.parameters())

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptoml.models.attention import InterpretableAttention, causal_band
+from cryptoml.models.attention import InterpretableAttention
 from cryptoml.models.layers import GatedResidualNetwork, QuantileHead
 from cryptoml.models.linear import DecomposedLinearEncoder
 from cryptoml.models.multitask import MultiTaskLearningHead
@@ -52,19 +52,27 @@ def test_selection_equals_a_loop_over_variables() -> None:
     assert torch.allclose(combined, looped, atol=1e-5)
 
 
-def test_band_by_hand() -> None:
-    assert causal_band(2, 4, 2).int().tolist() == [[0, 1, 1, 0], [0, 0, 1, 1]]
+def attend_naively(attention: InterpretableAttention, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every bar against every bar, head by head."""
+    time, bars, width = x.shape[1], torch.arange(x.shape[1]), 4
+    band = (bars <= bars[:, None]) & (bars > bars[:, None] - attention.lookback)
+    weights = torch.zeros(len(x), time, time)
+    for query, key in zip(attention.query(x).split(width, -1), attention.key(x).split(width, -1), strict=True):
+        scores = (query @ key.transpose(1, 2) / width**0.5).masked_fill(~band, -torch.inf)
+        weights += scores.softmax(-1) / attention.num_heads
+    return attention.output(weights @ attention.value(x)), weights
 
 
-def test_attention_weights_sum_to_one_inside_the_band() -> None:
-    attention = InterpretableAttention(8, 2, lookback=3)
-    x = torch.randn(2, 6, 8)
-    out, weights = attention(x)
-    last, last_weights = attention(x, last_only=True)
-    assert torch.allclose(weights.sum(-1), torch.ones(2, 6), atol=1e-6)
-    assert not weights[:, ~causal_band(6, 6, 3)].any()
-    assert torch.allclose(out[:, -1:], last, atol=1e-6)
-    assert torch.allclose(weights[:, -1:], last_weights, atol=1e-6)
+@pytest.mark.parametrize(("time", "lookback"), [(1, 3), (3, 3), (6, 3), (7, 3), (5, 8), (20, 1), (20, 7)])
+def test_attention_equals_the_naive_one(time: int, lookback: int) -> None:
+    torch.manual_seed(0)
+    attention, x = InterpretableAttention(8, 2, lookback), torch.randn(2, time, 8)
+    expected, weights = attend_naively(attention, x)
+    assert torch.allclose(attention(x), expected, atol=1e-6)
+    last, last_weights = attention.last(x)
+    assert torch.allclose(last, expected[:, -1:], atol=1e-6)
+    assert torch.allclose(last_weights, weights[:, -1:], atol=1e-6)
+    assert torch.allclose(last_weights.sum(-1), torch.ones(2, 1), atol=1e-6)
 
 
 def test_a_closed_gate_leaves_the_skip() -> None:
