@@ -10,7 +10,6 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
-from scipy.stats import norm
 
 __all__ = ["BaselineConfig", "LightGbmBaseline", "LogisticBaseline", "RidgeBaseline", "RowModel", "TrainingRows"]
 
@@ -52,7 +51,7 @@ class RowModel(Protocol):
 
 
 class RidgeBaseline:
-    """Linear regression of the normalised return with an L2 penalty; classes follow from a Gaussian around it."""
+    """Linear regression of the normalised return with an L2 penalty; classes follow from its training residuals."""
 
     def __init__(self, rows: TrainingRows, threshold: float, penalty: float) -> None:
         """Solve the normal equations.
@@ -69,7 +68,7 @@ class RidgeBaseline:
         gram = (x.T @ x).astype(np.float64)
         moment = (x.T @ (rows.normalised_return - self.intercept).astype(np.float32)).astype(np.float64)
         self.weights = np.linalg.solve(gram + max(penalty, 1e-9) * len(x) * np.eye(x.shape[1]), moment)
-        self.spread = float(np.std(rows.normalised_return - self.mean(rows.features)))
+        self.residuals = np.sort(rows.normalised_return - self.mean(rows.features))
         self.threshold = threshold
 
     def mean(self, features: np.ndarray) -> np.ndarray:
@@ -79,9 +78,9 @@ class RidgeBaseline:
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """Return P(DOWN, SIDEWAYS, UP) `[row, 3]`."""
         mean = self.mean(features)
-        down = norm.cdf((-self.threshold - mean) / self.spread)
-        up = norm.sf((self.threshold - mean) / self.spread)
-        return np.stack([down, np.maximum(1 - down - up, 0), up], axis=-1)
+        down = np.searchsorted(self.residuals, -self.threshold - mean) / len(self.residuals)
+        up = 1 - np.searchsorted(self.residuals, self.threshold - mean, side="right") / len(self.residuals)
+        return np.stack([down, 1 - down - up, up], axis=-1)
 
 
 class LogisticBaseline:

@@ -79,7 +79,7 @@ def _tiles(report: Report) -> str:
 
 
 def _summary(report: Report) -> str:
-    note = "Same bars, labels and costs for everyone. Intervals: stationary block bootstrap."
+    note = "Same bars, labels and costs for everyone. sign: share of returns whose sign was right. Intervals: block bootstrap."
     return _section("Against the baselines", note, _table(SUMMARY_COLUMNS, summary_rows(report), mark_first=True))
 
 

@@ -32,7 +32,7 @@ class TradingConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    min_confidence: float = Field(default=0.4, ge=0, le=1, description="Least calibrated probability of the traded direction")
+    min_confidence: float = Field(default=0.35, ge=0, le=1, description="Least calibrated probability of the traded direction")
     position_size: float = Field(
         default=0.02, gt=0, le=1, description="Fraction of equity per symbol at min_confidence and target_volatility"
     )

@@ -13,7 +13,7 @@ from cryptoml.trading.forecasts import Forecasts
 from cryptoml.trading.signals import Action, HoldReason, action_names, decide, expected_edge
 from cryptoml.trading.sizing import overlap_tranches, position_size
 
-CONFIG = TradingConfig()
+CONFIG = TradingConfig(min_confidence=0.4)
 
 
 def forecasts(probabilities, volatility=0.03, quantiles=None, regime=(0.7, 0.1, 0.1, 0.1)) -> Forecasts:
