@@ -92,6 +92,8 @@ class ChunkLoader:
         symbols: Names of the assets, for messages.
         timestamps: Bar opens, for messages.
         device: Where to hold the arrays; a device copy makes loading free of transfers.
+        shard: (rank, ranks) of data-parallel workers. The ranks' batches number i together are batch i of one worker with
+            `ranks` times the batch size; the first chunks are repeated where the ranks would get unequal numbers.
 
     Raises:
         DataError: Shapes disagree, or there is no span, or one lies outside the array.
@@ -112,8 +114,9 @@ class ChunkLoader:
         symbols: Sequence[str] | None = None,
         timestamps: Sequence[object] | None = None,
         device: torch.device | str = "cpu",
+        shard: tuple[int, int] = (0, 1),
     ) -> None:
-        _check(features, targets, spans, batch_size, target_config.horizons)
+        _check(features, targets, spans, batch_size, target_config.horizons, shard)
         grid = features.shape[:2]
         self.features = _shared(features, device)
         self.origin_mask = _shared(np.ones(grid, bool) if origin_mask is None else origin_mask, device)
@@ -125,7 +128,7 @@ class ChunkLoader:
         self.chunk_bars = max(span.stop - span.start for span in spans)
         self.target_config = target_config
         self.shuffle, self.random_phase, self.seed, self.epoch = shuffle, random_phase, seed, 0
-        self.symbols, self.timestamps = symbols, timestamps
+        self.symbols, self.timestamps, self.shard = symbols, timestamps, shard
 
     def __len__(self) -> int:
         """Batches in the current epoch; a random phase can add one chunk per run of spans."""
@@ -173,7 +176,9 @@ class ChunkLoader:
         generator = np.random.default_rng((self.seed, epoch))
         stride = max(span.num_origins for span in self.spans)
         spans = shifted_spans(self.spans, int(generator.integers(stride)) if self.random_phase else 0)
-        return [spans[index] for index in generator.permutation(len(spans))] if self.shuffle else spans
+        order = generator.permutation(len(spans)) if self.shuffle else np.arange(len(spans))
+        rank, ranks = self.shard
+        return [spans[index] for index in np.resize(order, -(-len(order) // ranks) * ranks)[rank::ranks]]
 
     def _cut(self, values: Shaped[Tensor, "asset time ..."], spans: Sequence[ChunkSpan], missing: float) -> Tensor:
         cut = values.new_full((len(spans), values.shape[0], self.chunk_bars, *values.shape[2:]), missing)
@@ -207,13 +212,22 @@ def _shared(array: Shaped[np.ndarray, "..."], device: torch.device | str) -> Ten
         return torch.from_numpy(array).to(device)
 
 
-def _check(features: np.ndarray, targets: Targets, spans: Sequence[ChunkSpan], batch_size: int, horizons: Sequence[int]) -> None:
+def _check(
+    features: np.ndarray,
+    targets: Targets,
+    spans: Sequence[ChunkSpan],
+    batch_size: int,
+    horizons: Sequence[int],
+    shard: tuple[int, int],
+) -> None:
     if features.ndim != 3:
         raise DataError(f"features must be [asset, time, feature], has shape {features.shape}")
     if targets.sigma.shape != features.shape[:2]:
         raise DataError(f"targets must cover the features' [asset, time] {features.shape[:2]}, cover {targets.sigma.shape}")
     if targets.log_return.shape[-1] != len(horizons):
         raise DataError(f"horizons must name the {targets.log_return.shape[-1]} horizons of the targets, were {tuple(horizons)}")
+    if not 0 <= shard[0] < shard[1]:
+        raise DataError(f"shard must be (rank, ranks) with 0 <= rank < ranks, was {shard}")
     if batch_size < 1:
         raise DataError(f"batch_size must be at least 1, was {batch_size}")
     if not spans:

@@ -115,3 +115,13 @@ def test_infinite_features_are_refused(loader):
     data.features[0, 60, 2] = -torch.inf
     with pytest.raises(DataError, match=r"infinite one in bars .*infinite values of BTCUSDT$"):
         list(data)
+
+
+def test_shards_make_up_the_batches_of_one_worker(loader):
+    whole = loader(batch_size=4, shuffle=True)
+    ranks = [loader(batch_size=2, shuffle=True, shard=(rank, 2)) for rank in range(2)]
+    assert len(ranks[0]) == len(ranks[1]) == len(whole)
+    for batch, *parts in zip(whole, *ranks, strict=True):
+        assert set(batch.spans) == {span for part in parts for span in part.spans}
+    with pytest.raises(DataError, match=r"shard must be \(rank, ranks\)"):
+        loader(shard=(2, 2))
