@@ -153,7 +153,7 @@ def predict_member(
     with _evaluating(member), torch.inference_mode():
         for start in range(context - 1, features.shape[1], size):
             stop = min(start + size, features.shape[1])
-            window = torch.from_numpy(features[:, start - context + 1 : stop]).to(device)
+            window = torch.tensor(features[:, start - context + 1 : stop], dtype=torch.float32, device=device)
             forecast = member.windowed(window, context, ~torch.isnan(window))
             _store(predictions, forecast, slice(start, stop))
     absent = np.isnan(features).all(axis=-1)

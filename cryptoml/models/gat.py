@@ -22,8 +22,9 @@ _LEAKY_SLOPE = 0.2
 def sparsemax(scores: Float[Tensor, "*lead item"], mask: Bool[Tensor, "*lead item"]) -> Float[Tensor, "*lead item"]:
     """Project scores onto the simplex (Martins and Astudillo 2016, alg. 1): exact zeros, the rest sums to 1.
 
-    Masked items weigh exactly 0; a row without any allowed item is all 0.
+    Masked items weigh exactly 0; a row without any allowed item is all 0. Computed in float32 at least.
     """
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     top = scores.masked_fill(~mask, -math.inf).amax(dim=-1, keepdim=True)
     shifted = torch.where(mask, scores - top, -2.0)  # the support never reaches more than 1 below the top
     ordered = shifted.sort(dim=-1, descending=True).values

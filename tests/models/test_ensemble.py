@@ -110,6 +110,13 @@ def test_predicting_leaves_members_in_training_mode() -> None:
     assert member.training
 
 
+def test_read_only_arrays_are_welcome() -> None:
+    (features, sigma), ensemble = make_inputs(), Ensemble([make_member("linear")])
+    expected = ensemble.predict(features, sigma, CONTEXT)
+    features.flags.writeable = sigma.flags.writeable = False
+    assert_equal(ensemble.predict(features, sigma, CONTEXT), expected)
+
+
 def test_too_little_history_gives_nothing() -> None:
     features, sigma = make_inputs()
     predictions = Ensemble([make_member()]).predict(features[:, :5], sigma[:, :5], CONTEXT)

@@ -108,6 +108,12 @@ def test_sparsemax_projects_onto_the_simplex(items: list[tuple[float, bool]]) ->
         assert torch.allclose((scores - weights)[support], (scores - weights)[support][0], atol=1e-4)
 
 
+def test_sparsemax_keeps_its_sum_in_half_precision() -> None:
+    scores = torch.randn(50, 12).bfloat16()
+    weights = sparsemax(scores, torch.ones(50, 12, dtype=torch.bool))
+    assert torch.allclose(weights.sum(-1), torch.ones(50), atol=1e-5)
+
+
 def make_network(**settings: object) -> GraphAttentionNetwork:
     torch.manual_seed(0)
     return GraphAttentionNetwork(num_assets=4, input_features=5, hidden_features=8, num_attention_heads=2, **settings).eval()
