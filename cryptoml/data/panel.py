@@ -18,7 +18,7 @@ import pyarrow as pa
 from cryptoml.data.schema import CANDLES, TABLES, parse_timeframe
 from cryptoml.errors import DataError
 
-__all__ = ["CANDLE_FIELDS", "Panel", "TimeBound", "panel_from_frames"]
+__all__ = ["CANDLE_FIELDS", "Panel", "TimeBound", "panel_from_frames", "unshared_symbols"]
 
 CANDLE_FIELDS = ("open", "high", "low", "close", "volume", "quote_volume", "num_trades", "taker_buy_volume")
 TimeBound = int | str | datetime | None
@@ -203,14 +203,21 @@ def _grid_numbers(frame: pd.DataFrame, symbol: str, step: pd.Timedelta) -> np.nd
     return numbers
 
 
-def _refuse_loners(stamps: Mapping[str, np.ndarray]) -> None:
-    if len(stamps) < 2:
-        return
+def unshared_symbols(frames: Mapping[str, pd.DataFrame]) -> list[str]:
+    """Return the symbols none of whose bars exists in any other of the frames (each with a `timestamp` column)."""
+    return _loners({symbol: pd.DatetimeIndex(frame["timestamp"]).as_unit("ns").asi8 for symbol, frame in frames.items()})
+
+
+def _loners(stamps: Mapping[str, np.ndarray]) -> list[str]:
     bars, owners = np.unique(np.concatenate(list(stamps.values())), return_counts=True)
     shared = bars[owners > 1]
-    for symbol, numbers in stamps.items():
-        if not np.isin(numbers, shared, assume_unique=True).any():
-            raise DataError(f"symbol {symbol} has no bar in common with any other of the {len(stamps)} symbols; leave it out")
+    return [symbol for symbol, own in stamps.items() if not np.isin(own, shared).any()]
+
+
+def _refuse_loners(stamps: Mapping[str, np.ndarray]) -> None:
+    lonely = _loners(stamps) if len(stamps) > 1 else []
+    if lonely:
+        raise DataError(f"symbol {lonely[0]} has no bar in common with any other of the {len(stamps)} symbols; leave it out")
 
 
 def _fill(target: np.ndarray, frame: pd.DataFrame, positions: np.ndarray, symbol: str) -> None:

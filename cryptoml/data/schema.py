@@ -134,19 +134,25 @@ TRADES = TableSpec(
 
 TABLES = {spec.name: spec for spec in (CANDLES, VENUE_CANDLES, FUNDING, ONCHAIN, ORDERBOOK, TRADES)}
 
-_UNITS = {"s": "s", "m": "min", "h": "h", "d": "D", "w": "W"}
+_UNITS = {
+    "s": pd.Timedelta(seconds=1),
+    "m": pd.Timedelta(minutes=1),
+    "h": pd.Timedelta(hours=1),
+    "d": pd.Timedelta(days=1),
+    "w": pd.Timedelta(weeks=1),
+}
 
 
 def parse_timeframe(timeframe: str) -> pd.Timedelta:
-    """Return the length of a bar: `"15m"`, `"1h"`, `"1d"`.
+    """Return the length of a bar: `"15m"`, `"1h"`, `"1d"`; a month (`"1M"`) has no fixed length and is refused.
 
     Raises:
         ConfigError: The text is not a positive whole number and one of s, m, h, d, w.
     """
-    match = re.fullmatch(r"([1-9]\d*)([smhdw])", str(timeframe).strip().lower())
+    match = re.fullmatch(r"([1-9]\d*)([smhdw])", str(timeframe).strip())
     if match is None:
         raise ConfigError(f"timeframe must be a number and one of s, m, h, d, w such as '1h', was {timeframe!r}")
-    return pd.Timedelta(int(match[1]), unit=_UNITS[match[2]])
+    return int(match[1]) * _UNITS[match[2]]
 
 
 def bars_per_year(timeframe: str) -> float:

@@ -1,0 +1,56 @@
+# The two commands that do everything: `make run` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+DATA ?= synthetic
+PRESET ?= baseline
+OUT ?= runs/$(notdir $(patsubst %/,%,$(DATA)))
+ARGS ?=
+BUNDLE ?=
+PORT ?= 8000
+
+.PHONY: help run test test-all lint format bench serve clean
+
+help:  ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+run: $(VENV)/.installed  ## Run the main job: make run [DATA=folder|lake|synthetic] [PRESET=debug|baseline|production] [OUT=folder]
+	$(BIN)/python -m jobs.run_pipeline --data $(DATA) --preset $(PRESET) --out $(OUT) $(ARGS)
+
+test: $(VENV)/.installed-dev  ## Run the quick tests (under 10 minutes on 2 cores)
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: $(VENV)/.installed-dev  ## Run every test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev  ## Check format, style, types and the direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/.installed-dev  ## Format the code and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.installed-dev  ## Measure speed against plain code and peers
+	$(BIN)/python -m benchmarks $(ARGS)
+
+serve: $(VENV)/.installed  ## Serve the newest bundle on http://127.0.0.1:8000
+	$(BIN)/python -m serve.run --port $(PORT) $(if $(BUNDLE),--bundle $(BUNDLE)) $(ARGS)
+
+clean:  ## Remove the environment and the caches, keep runs/
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,188 @@
+"""Load a panel from where a user keeps data: a folder of candle files, or a lake."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
+
+from cryptoml.data.lake import Instant, Lake, is_lake
+from cryptoml.data.panel import Panel, panel_from_frames, unshared_symbols
+from cryptoml.data.schema import CANDLES, FUNDING, ONCHAIN, ORDERBOOK, VENUE_CANDLES, TableSpec, normalise_symbol
+from cryptoml.data.sources import candle_files, read_candle_file
+from cryptoml.data.validation.candles import CandleCheck, check_candles, merge_checks
+from cryptoml.data.validation.health import FileError, HealthSummary, SymbolHealth
+from cryptoml.data.validation.quarantine import empty_quarantine
+from cryptoml.errors import DataError
+
+__all__ = ["LoadedPanel", "load_panel"]
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedPanel:
+    """A panel and what was found while it was read.
+
+    Attributes:
+        panel: The good rows.
+        health: Counts per symbol and the files, or symbols, that were left out.
+        quarantine: The rows that were put aside, with the reason.
+    """
+
+    panel: Panel
+    health: HealthSummary
+    quarantine: pd.DataFrame = field(default_factory=empty_quarantine)
+
+
+def load_panel(
+    source: str | Path,
+    *,
+    timeframe: str | None = None,
+    symbols: Sequence[str] | None = None,
+    start: Instant | None = None,
+    end: Instant | None = None,
+) -> LoadedPanel:
+    """Read candles, and from a lake also the tables beside them.
+
+    A file or symbol that cannot be used is named in the health summary and the others go on.
+
+    Args:
+        source: A candle file, a folder of them in any readable format, or the root of a lake (local or `s3://`).
+        timeframe: Length of a bar; needed only where the source holds several.
+        symbols: Markets to load, in this order; all by default.
+        start: First open to load.
+        end: Opens from here on are left out.
+
+    Raises:
+        DataError: The source is empty or holds nothing usable, a wished symbol is absent, or timeframes are mixed.
+    """
+    wished = [normalise_symbol(symbol) for symbol in symbols or ()]
+    if is_lake(source):
+        return _from_lake(Lake(source), timeframe, wished, start, end)
+    return _from_files(source, timeframe, wished, start, end)
+
+
+def _from_files(
+    source: str | Path, timeframe: str | None, wished: list[str], start: Instant | None, end: Instant | None
+) -> LoadedPanel:
+    if "://" in os.fspath(source):
+        raise DataError(f"{source} holds no lake; candle files are read from local folders only")
+    checks, errors = _check_files(candle_files(source, timeframe=timeframe), timeframe, wished)
+    if not checks and errors:
+        raise DataError(errors[0].message)
+    merged = {symbol: merge_checks(parts) for symbol, parts in sorted(checks.items())}
+    health = tuple(check.health for check in merged.values())
+    quarantine = pd.concat([check.quarantine for check in merged.values()] or [empty_quarantine()], ignore_index=True)
+    frames = {symbol: _within(check.good, start, end) for symbol, check in merged.items()}
+    panel, dropped = _align(frames, _one_timeframe(health, timeframe, source), wished, source)
+    return LoadedPanel(panel, HealthSummary(health, (*errors, *dropped)), quarantine)
+
+
+def _check_files(
+    paths: Iterable[Path], timeframe: str | None, wished: list[str]
+) -> tuple[dict[str, list[CandleCheck]], list[FileError]]:
+    checks: dict[str, list[CandleCheck]] = defaultdict(list)
+    errors: list[FileError] = []
+    for path in tqdm(list(paths), desc="candles", unit="file", disable=None, leave=False):
+        found: dict[str, list[CandleCheck]] = defaultdict(list)
+        try:
+            for batch in read_candle_file(path, timeframe=timeframe):
+                assert batch.timeframe is not None
+                if not wished or batch.symbol in wished:
+                    check = check_candles(batch.frame, symbol=batch.symbol, timeframe=batch.timeframe, source=batch.source)
+                    found[batch.symbol].append(check)
+        except DataError as error:
+            errors.append(FileError(str(path), str(error)))
+            continue
+        for symbol, parts in found.items():
+            checks[symbol] += parts
+    return checks, errors
+
+
+def _one_timeframe(health: Sequence[SymbolHealth], timeframe: str | None, source: object) -> str:
+    found = sorted({symbol.timeframe for symbol in health})
+    if len(found) > 1:
+        raise DataError(f"{source} mixes timeframes {found}; choose one, such as timeframe={found[0]!r}")
+    return found[0] if found else (timeframe or "1h")
+
+
+def _from_lake(
+    lake: Lake, timeframe: str | None, wished: list[str], start: Instant | None, end: Instant | None
+) -> LoadedPanel:
+    timeframes = lake.timeframes()
+    if timeframe is None and len(timeframes) > 1:
+        raise DataError(f"{lake} holds timeframes {timeframes}; choose one, such as timeframe={timeframes[0]!r}")
+    timeframe = timeframe or timeframes[0]
+    there = lake.symbols(timeframe)
+    if not there:
+        raise DataError(f"{lake} holds no candles of timeframe {timeframe!r}, only {timeframes}")
+    chosen = [symbol for symbol in there if not wished or symbol in wished]
+    frames = {symbol: lake.read(CANDLES, {"timeframe": timeframe, "symbol": symbol}, start, end) for symbol in chosen}
+    panel, dropped = _align(frames, timeframe, wished, lake)
+    tables = _read_tables(lake, panel, end)
+    panel = Panel(panel.symbols, panel.timeframe, panel.timestamps, panel.candles, tables)
+    health = tuple(_stored_health(symbol, timeframe, frames[symbol]) for symbol in chosen)
+    return LoadedPanel(panel, HealthSummary(health, tuple(dropped)))
+
+
+def _stored_health(symbol: str, timeframe: str, frame: pd.DataFrame) -> SymbolHealth:
+    if frame.empty:
+        return SymbolHealth(symbol, timeframe, 0, 0)
+    return check_candles(frame, symbol=symbol, timeframe=timeframe, source=f"lake {symbol}").health
+
+
+def _read_tables(lake: Lake, panel: Panel, end: Instant | None) -> dict[str, dict[str, pd.DataFrame]]:
+    """Read every slower table that concerns the panel's symbols; single trades stay in the lake."""
+    tables: dict[str, dict[str, pd.DataFrame]] = {}
+    for spec in (FUNDING, ONCHAIN, ORDERBOOK, VENUE_CANDLES):
+        for partition in lake.partitions(spec):
+            if _concerns(spec, partition, panel):
+                key = _table_key(spec, partition)
+                tables.setdefault(spec.name, {})[key] = lake.read(spec, partition, end=end)
+    return tables
+
+
+def _concerns(spec: TableSpec, partition: Mapping[str, str], panel: Panel) -> bool:
+    if spec is ONCHAIN:
+        return any(symbol.startswith(partition["asset"]) for symbol in panel.symbols)
+    return partition["symbol"] in panel.symbols and partition.get("timeframe", panel.timeframe) == panel.timeframe
+
+
+def _table_key(spec: TableSpec, partition: Mapping[str, str]) -> str:
+    if spec is ONCHAIN:
+        return partition["asset"]
+    return f"{partition['venue']}:{partition['symbol']}" if spec is VENUE_CANDLES else partition["symbol"]
+
+
+def _within(frame: pd.DataFrame, start: Instant | None, end: Instant | None) -> pd.DataFrame:
+    stamps = frame["timestamp"]
+    keep = pd.Series(True, index=frame.index)
+    if start is not None:
+        keep &= stamps >= _utc(start)
+    if end is not None:
+        keep &= stamps < _utc(end)
+    return frame[keep]
+
+
+def _utc(instant: Instant) -> pd.Timestamp:
+    stamp = pd.Timestamp(instant)
+    return stamp.tz_localize("UTC") if stamp.tz is None else stamp
+
+
+def _align(
+    frames: Mapping[str, pd.DataFrame], timeframe: str, wished: list[str], source: object
+) -> tuple[Panel, list[FileError]]:
+    """Make the panel from the symbols that have rows and share bars with others; name the rest."""
+    absent = [symbol for symbol in wished if symbol not in frames]
+    if absent:
+        raise DataError(f"{source} has no candles of symbol {absent[0]}, has {sorted(frames)}")
+    filled = {symbol: frames[symbol] for symbol in wished or frames if len(frames[symbol])}
+    dropped = [FileError(symbol, f"{symbol}: no usable candle") for symbol in frames if symbol not in filled]
+    lonely = unshared_symbols(filled) if len(filled) > 1 else []
+    dropped += [FileError(symbol, f"{symbol}: no bar in common with any other symbol, left out") for symbol in lonely]
+    kept = {symbol: frame for symbol, frame in filled.items() if symbol not in lonely}
+    if not kept:
+        raise DataError(dropped[0].message if dropped else f"{source}: no candles in the wished span")
+    return panel_from_frames(kept, timeframe), dropped

@@ -1,0 +1,65 @@
+"""Join a Ray cluster, or start a small one on this machine."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from cryptoml.errors import ConfigError
+
+__all__ = ["cluster", "num_slots"]
+
+LOCAL_OBJECT_STORE_BYTES = 1 << 30
+
+
+@contextmanager
+def cluster(address: str | None = None, num_cpus: int | None = None) -> Iterator[None]:
+    """Hold a connection to Ray for the length of a `with` block.
+
+    Args:
+        address: Address of a running cluster; without it `RAY_ADDRESS`, and without that a private cluster on this
+            machine, which ends with the block. An existing connection is used as it is and left open.
+        num_cpus: Logical CPUs of the private cluster; all of this machine by default.
+
+    Raises:
+        ConfigError: Nothing answers at the address.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    try:
+        _join(address) if address else _start(num_cpus)
+    except (ConnectionError, TimeoutError, RuntimeError) as error:
+        raise ConfigError(f"RAY_ADDRESS {address!r} cannot be joined: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _join(address: str) -> None:
+    ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+
+
+def _start(num_cpus: int | None) -> None:
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    ray.init(
+        address="local",
+        num_cpus=num_cpus,
+        object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+    )
+
+
+def num_slots(cpus_per_task: float, gpus_per_task: float = 0.0) -> int:
+    """Return how many tasks of that size the cluster can hold at once, at least one."""
+    resources = ray.cluster_resources()
+    slots = resources.get("CPU", 1.0) / max(cpus_per_task, 1e-3)
+    if gpus_per_task:
+        slots = min(slots, resources.get("GPU", 0.0) / gpus_per_task)
+    return max(1, int(slots))

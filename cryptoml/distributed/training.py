@@ -1,0 +1,120 @@
+"""Fit the members of an ensemble side by side, one Ray Train run each.
+
+The fold's arrays lie once in the object store and reach workers without a copy. Run names are deterministic: the same
+submission on the same storage resumes each run from its last checkpoint.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from ray import train
+from ray.train.torch import TorchTrainer, prepare_model
+from tqdm import tqdm
+
+from cryptoml.errors import CryptomlError
+from cryptoml.training.config import EpochEnd
+from cryptoml.training.member import FittedMember, FoldData, MemberTask, fit_member, load_fitted, save_fitted
+
+__all__ = ["WorkerConfig", "fit_members"]
+
+FITTED = "fitted.safetensors"
+
+
+class WorkerConfig(BaseModel):
+    """What each member's training run may use."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    num_workers: int = Field(1, ge=1, description="Data-parallel workers of one member")
+    cpus: float = Field(1.0, gt=0, description="CPUs of one worker")
+    gpus: float = Field(0.0, ge=0, description="GPUs of one worker; a fraction shares one")
+    max_failures: int = Field(2, ge=0, description="Worker failures from which one run recovers")
+
+
+def fit_members(
+    data: FoldData, tasks: Sequence[MemberTask], folder: Path, *, workers: WorkerConfig | None = None
+) -> list[FittedMember]:
+    """Fit all tasks on the cluster, as many at once as its resources admit; results in the order of `tasks`.
+
+    Args:
+        data: The fold, shared by all tasks.
+        tasks: Members to fit; their names must differ.
+        folder: Where runs keep their checkpoints; all nodes must reach it.
+        workers: Resources of each run.
+
+    Raises:
+        CryptomlError: A member failed more often than `max_failures`.
+    """
+    workers, shared = workers or WorkerConfig(), ray.put(data)
+    runs = {_run.remote([shared], task, str(folder), workers): task.name for task in tasks}
+    fitted: dict[str, FittedMember] = {}
+    with tqdm(total=len(runs), desc="members", unit="fit", disable=None, leave=False) as bar:
+        waiting = list(runs)
+        while waiting:
+            done, waiting = ray.wait(waiting)
+            fitted |= {runs[run]: _result(run, runs[run]) for run in done}
+            bar.update(len(done))
+    return [fitted[task.name] for task in tasks]
+
+
+def _result(run: ray.ObjectRef, name: str) -> FittedMember:
+    try:
+        return ray.get(run)
+    except ray.exceptions.RayTaskError as error:
+        raise CryptomlError(f"member {name} could not be fitted: {str(error.cause).strip().splitlines()[-1]}") from error
+
+
+@ray.remote(num_cpus=0.01)
+def _run(shared: list[ray.ObjectRef], task: MemberTask, folder: str, workers: WorkerConfig) -> FittedMember:
+    """Drive one Train run; `shared` is a list so that Ray passes the reference on instead of fetching the arrays."""
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"shared": shared, "task": task},
+        scaling_config=train.ScalingConfig(
+            num_workers=workers.num_workers,
+            use_gpu=workers.gpus > 0,
+            resources_per_worker={"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {}),
+        ),
+        run_config=train.RunConfig(
+            name=task.name,
+            storage_path=folder,
+            failure_config=train.FailureConfig(max_failures=workers.max_failures),
+            checkpoint_config=train.CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    result = trainer.fit()
+    assert result.checkpoint is not None
+    with result.checkpoint.as_directory() as checkpoint:
+        return load_fitted(Path(checkpoint) / FITTED)
+
+
+def _work(config: dict[str, Any]) -> None:
+    """Fit on one worker: the plain function, reporting each epoch's checkpoint to Ray Train."""
+    task: MemberTask = config["task"]
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        latest = train.get_checkpoint()
+        if latest is not None:
+            latest.to_directory(folder)
+
+        def report(event: EpochEnd) -> None:
+            checkpoint = train.Checkpoint.from_directory(folder) if event.checkpoint is not None else None
+            train.report(event.metrics, checkpoint=checkpoint)
+
+        fitted = fit_member(
+            ray.get(config["shared"][0]),
+            task,
+            checkpoint_dir=folder,
+            on_epoch_end=report,
+            prepare_model=prepare_model,
+            device=train.torch.get_device(),
+            progress=False,
+        )
+        save_fitted(folder / FITTED, fitted)
+        train.report({"val_loss": fitted.validation_loss}, checkpoint=train.Checkpoint.from_directory(folder))

@@ -1,0 +1,46 @@
+"""Which features the forecasters look at: their variable selection weights, averaged."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from cryptoml.features.contract import CATEGORIES
+from cryptoml.models.forecaster import Forecaster
+
+__all__ = ["feature_importance", "importance_by_category"]
+
+SAMPLED_BARS = 512
+
+
+def feature_importance(members: Sequence[Forecaster], features: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+    """Return the mean selection weight of every feature, largest first, summing to 1; empty where no member selects.
+
+    Args:
+        members: Forecasters; those without variable selection are left out.
+        features: Scaled `[asset, time, feature]`, NaN where missing; the last bars are looked at.
+        names: Of the last axis.
+    """
+    window = torch.from_numpy(np.array(features[None, :, -SAMPLED_BARS:]))
+    present = ~window.isnan()
+    weights = []
+    for member in members:
+        with torch.inference_mode():
+            selection = member.explain(window, present).get("variable_selection")
+        if selection is not None:
+            flat = selection.float().flatten(0, -2)
+            weights.append(flat[flat.sum(dim=-1) > 0].mean(dim=0).numpy())
+    if not weights:
+        return {}
+    mean = np.mean(weights, axis=0)
+    order = np.argsort(-mean, kind="stable")
+    return {names[index]: float(mean[index]) for index in order}
+
+
+def importance_by_category(importance: Mapping[str, float]) -> dict[str, float]:
+    """Return the summed weights per category, largest first."""
+    totals = {category: 0.0 for category in CATEGORIES}
+    for name, weight in importance.items():
+        category = max((one for one in CATEGORIES if name.startswith(f"{one}_")), key=len, default="other")
+        totals[category] = totals.get(category, 0.0) + weight
+    return dict(sorted(((name, weight) for name, weight in totals.items() if weight > 0), key=lambda item: -item[1]))

@@ -1,0 +1,51 @@
+"""What one walk-forward fold needs around the fits: scaling before, calibration and forecasts after."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from cryptoml.data.schema import parse_timeframe
+from cryptoml.data.splits import Fold
+from cryptoml.features.engineer import FeaturePanel
+from cryptoml.features.scaling import FeatureScaler, ScalingConfig
+from cryptoml.features.targets import TargetConfig, Targets
+from cryptoml.models.ensemble import Ensemble, Predictions, fit_ensemble, predict_member
+from cryptoml.models.forecaster import Forecaster
+from cryptoml.training.member import FoldData
+
+__all__ = ["ScaledFold", "calibrated", "forecast_test", "scale_fold"]
+
+
+@dataclass(frozen=True, eq=False)
+class ScaledFold:
+    """A fold's data and the scaler that was fitted on its training span."""
+
+    data: FoldData
+    scaler: FeatureScaler
+
+
+def scale_fold(features: FeaturePanel, targets: Targets, fold: Fold, targets_config: TargetConfig, config: ScalingConfig) -> ScaledFold:
+    """Scale the features of all bars by what the training span knows."""
+    stamps = features.timestamps
+    scaler = FeatureScaler(config).fit(features.values, (stamps[fold.train.start], stamps[fold.train.stop]), stamps)
+    scaler.check_disjoint((stamps[fold.test.start], stamps[-1] + parse_timeframe(features.timeframe)))
+    return ScaledFold(FoldData(scaler.transform(features.values), targets, fold, targets_config, features.symbols), scaler)
+
+
+def calibrated(members: Sequence[Forecaster], data: FoldData, lookback: int) -> Ensemble:
+    """Weigh and calibrate the members on the validation span."""
+    span = data.fold.validation
+    bars = slice(max(span.start - lookback + 1, 0), span.stop)
+    normalised = [predict_member(member, data.features[:, bars], lookback) for member in members]
+    scale = data.targets.sigma[:, bars, None] * np.sqrt(np.asarray(data.config.horizons, dtype=np.float32))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        returns = data.targets.log_return[:, bars] / scale
+    return fit_ensemble(members, normalised, data.targets.direction[:, bars], returns)
+
+
+def forecast_test(ensemble: Ensemble, data: FoldData, lookback: int) -> Predictions:
+    """Forecast the test bars, each from exactly `lookback` bars of history; axes `[asset, test bar, ...]`."""
+    start, stop = data.fold.test.start - lookback + 1, data.fold.test.stop
+    whole = ensemble.predict(data.features[:, start:stop], data.targets.sigma[:, start:stop], lookback)
+    return Predictions(**{part.name: getattr(whole, part.name)[:, lookback - 1 :] for part in fields(whole)})

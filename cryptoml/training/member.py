@@ -1,0 +1,213 @@
+"""Fit one ensemble member on one fold: the unit of work that the orchestrators map.
+
+Everything that goes in or comes out is arrays and plain configuration, so it travels to a worker as it is.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from cryptoml.data.splits import Fold, Span
+from cryptoml.data.windows import chunk_spans
+from cryptoml.features.targets import TargetConfig, Targets
+from cryptoml.models.forecaster import Architecture, Forecaster, ForecasterConfig, build_forecaster
+from cryptoml.training.checkpoint import CHECKPOINT_NAME, read_tensors, write_tensors
+from cryptoml.training.chunks import ChunkLoader
+from cryptoml.training.config import EpochEnd, TrainingConfig
+from cryptoml.training.trainer import fit
+
+__all__ = ["FittedMember", "FoldData", "MemberConfig", "MemberTask", "fit_member", "load_fitted", "save_fitted", "shuffled"]
+
+
+class MemberConfig(BaseModel):
+    """One member of the ensemble; what the data decides (features, assets, horizons) is filled in by `task`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$", description="Unique name inside the ensemble, such as 'tft'")
+    architecture: Architecture = Field("tft", description="Encoder of each asset's past")
+    hidden_size: int = Field(32, ge=4, description="Width of the hidden states")
+    num_heads: int = Field(4, ge=1, description="Attention heads; divides hidden_size")
+    num_layers: int = Field(1, ge=1, description="Recurrent layers (tft)")
+    variable_size: int = Field(8, ge=1, description="Width of each feature's own network (tft)")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Fraction dropped in training")
+    graph: bool = Field(True, description="Graph attention across assets after the encoder")
+    learning_rate: float | None = Field(None, gt=0, description="Learning rate of this member; None takes the training config's")
+    seed: int = Field(0, ge=0, description="Added to the experiment's seed")
+
+    def task(self, data: "FoldData", training: TrainingConfig, lookback: int, seed: int = 0) -> "MemberTask":
+        """Return the whole fit for given data.
+
+        Args:
+            data: Decides features, assets, horizons and quantiles.
+            training: Settings of the loop; the member's own learning rate wins.
+            lookback: Bars of history that a forecast reads.
+            seed: Of the experiment; the member's own is added.
+        """
+        forecaster = ForecasterConfig(
+            **self.model_dump(exclude={"name", "learning_rate", "seed"}),
+            num_features=data.features.shape[2],
+            num_assets=data.features.shape[0],
+            lookback=lookback,
+            horizons=data.config.horizons,
+            quantiles=data.config.quantiles,
+            primary_horizon=data.config.primary_horizon,
+        )
+        rate = training.learning_rate if self.learning_rate is None else self.learning_rate
+        return MemberTask(self.name, forecaster, training.updated(seed=seed + self.seed, learning_rate=rate))
+
+
+@dataclass(frozen=True, eq=False)
+class FoldData:
+    """What a member learns from.
+
+    Attributes:
+        features: Scaled `[asset, time, feature]`, NaN where missing.
+        targets: Labels on the same bars.
+        fold: Origins of the training and validation spans; no label after them is read.
+        config: Horizons and quantiles of the labels.
+        symbols: Names of the assets, for messages.
+    """
+
+    features: Float32[np.ndarray, "asset time feature"]
+    targets: Targets
+    fold: Fold
+    config: TargetConfig
+    symbols: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MemberTask:
+    """One fit: which model with which settings.
+
+    Attributes:
+        name: Unique among the tasks of a fold.
+        shuffle_labels: Permute the labels over time first: the control run, which must find nothing.
+    """
+
+    name: str
+    forecaster: ForecasterConfig
+    training: TrainingConfig
+    shuffle_labels: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class FittedMember:
+    """A trained member: enough to rebuild it anywhere.
+
+    Attributes:
+        weights: Name -> array, as in the module's state.
+        history: One list per figure, one entry per epoch.
+        validation_loss: Of the best epoch, whose weights these are.
+    """
+
+    name: str
+    forecaster: ForecasterConfig
+    weights: dict[str, np.ndarray]
+    history: dict[str, list[float]] = field(default_factory=dict)
+    validation_loss: float = float("nan")
+    seconds: float = 0.0
+
+    def build(self) -> Forecaster:
+        """Return the model in evaluation mode."""
+        model = build_forecaster(self.forecaster)
+        model.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in self.weights.items()})
+        return model.eval()
+
+
+def save_fitted(path: Path, fitted: FittedMember) -> None:
+    """Write a fitted member as one file, atomically."""
+    document = {
+        "name": fitted.name,
+        "forecaster": fitted.forecaster.model_dump(mode="json"),
+        "history": fitted.history,
+        "validation_loss": fitted.validation_loss,
+        "seconds": fitted.seconds,
+    }
+    write_tensors(path, {name: torch.from_numpy(value) for name, value in fitted.weights.items()}, document)
+
+
+def load_fitted(path: Path) -> FittedMember:
+    """Read what `save_fitted` wrote.
+
+    Raises:
+        DataError: The file is absent or damaged.
+    """
+    tensors, document = read_tensors(path)
+    document["forecaster"] = ForecasterConfig.model_validate(document["forecaster"])
+    return FittedMember(weights={name: value.numpy() for name, value in tensors.items()}, **document)
+
+
+def fit_member(
+    data: FoldData,
+    task: MemberTask,
+    *,
+    checkpoint_dir: Path | None = None,
+    log_dir: Path | None = None,
+    on_epoch_end: Callable[[EpochEnd], None] | None = None,
+    prepare_model: Callable[[nn.Module], nn.Module] | None = None,
+    device: torch.device | str | None = None,
+    progress: bool | None = None,
+) -> FittedMember:
+    """Fit one member; a checkpoint in `checkpoint_dir` is resumed.
+
+    The result depends on the data, the task and the number of torch threads alone.
+    """
+    labels = shuffled(data.targets, data.fold, task.training.seed) if task.shuffle_labels else data.targets
+    torch.manual_seed(task.training.seed)
+    model = build_forecaster(task.forecaster)
+    resume = checkpoint_dir if checkpoint_dir is not None and (checkpoint_dir / CHECKPOINT_NAME).exists() else None
+    result = fit(
+        model,
+        _loader(data, labels, task, data.fold.train, shuffle=True),
+        _loader(data, labels, task, data.fold.validation, shuffle=False),
+        task.training,
+        on_epoch_end=on_epoch_end,
+        prepare_model=prepare_model,
+        resume=resume,
+        checkpoint_dir=checkpoint_dir,
+        log_dir=log_dir,
+        device=device,
+        progress=progress,
+    )
+    weights = {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
+    return FittedMember(task.name, task.forecaster, weights, result.history, result.best_validation_loss, result.seconds)
+
+
+def _loader(data: FoldData, labels: Targets, task: MemberTask, span: Span, *, shuffle: bool) -> ChunkLoader:
+    """Chunks whose loss-bearing origins are exactly those of the span that have `lookback` bars of history."""
+    lookback, config = task.forecaster.lookback, task.training
+    start = max(0, span.start - lookback + 1)
+    chunk_bars = max(lookback, min(config.chunk_bars, span.stop - start))
+    return ChunkLoader(
+        data.features,
+        labels,
+        chunk_spans(data.features.shape[1], chunk_bars, lookback, start=start, stop=span.stop),
+        batch_size=config.batch_size,
+        target_config=data.config,
+        shuffle=shuffle,
+        random_phase=shuffle,
+        seed=config.seed,
+        symbols=data.symbols,
+    )
+
+
+def shuffled(targets: Targets, fold: Fold, seed: int) -> Targets:
+    """Permute the labels over time inside each span, all assets alike, so that features and labels are independent.
+
+    `sigma` and `threshold` stay: they are inputs of the normalisation, not labels.
+    """
+    order = np.arange(targets.sigma.shape[1])
+    generator = np.random.default_rng(seed)
+    for span in (fold.train, fold.validation):
+        order[span.bars] = generator.permutation(order[span.bars])
+    labels = {item.name: getattr(targets, item.name) for item in fields(targets)}
+    kept = ("sigma", "threshold", "label_bars")
+    return replace(targets, **{name: values[:, order] for name, values in labels.items() if name not in kept})
