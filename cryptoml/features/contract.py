@@ -219,6 +219,8 @@ class Feature:
         arguments: Window lengths in bars, or other constants.
         formula: The formula in words and symbols.
         source: Where it was published.
+        input_run: Rows up to each bar in which the inputs must be present, where that is fewer than the lookback: a
+            joined column may itself reach back to candles of earlier bars. Zero for the whole lookback.
     """
 
     name: str
@@ -229,6 +231,7 @@ class Feature:
     arguments: tuple[Any, ...] = ()
     formula: str = ""
     source: str = ""
+    input_run: int = 0
 
     def __call__(self, bars: "BarSource") -> FloatArray:
         """Return a new array `[time]`, or `[asset, time]` of a market: NaN where the contract defines no value, never inf."""
@@ -236,8 +239,8 @@ class Feature:
             return np.full(bars.present.shape, np.nan)
         with np.errstate(all="ignore"):
             values = np.asarray(self.function(bars, *self.arguments), dtype=np.float64)
-        defined = bars.run_length(self.inputs) >= self.lookback
-        defined &= bars.present
+        defined = bars.run_length(self.inputs) >= (self.input_run or self.lookback)
+        defined &= bars.run_length(("close",)) >= self.lookback if self.input_run else bars.present
         defined &= np.isfinite(values)
         return np.where(defined, values, np.nan)
 
@@ -254,6 +257,7 @@ class FeatureFamily:
     params: tuple[Any, ...]
     formula: str
     source: str
+    input_run: int = 0
 
     def expand(self, timeframe: str, owner: object | None = None) -> list[Feature]:
         """Return one feature per parameter; a method is bound to its `owner`."""
@@ -266,7 +270,7 @@ class FeatureFamily:
         labels = [part.label if isinstance(part, Span) else f"{part:g}" for part in parts]
         name = "_".join([self.category, self.name, *labels])
         lookback = self.lookback(*arguments) if callable(self.lookback) else self.lookback
-        return Feature(name, self.category, self.inputs, lookback, function, arguments, self.formula, self.source)
+        return Feature(name, self.category, self.inputs, lookback, function, arguments, self.formula, self.source, self.input_run)
 
 
 def feature(
@@ -277,6 +281,7 @@ def feature(
     params: Iterable[Any] = (),
     source: str = "",
     name: str = "",
+    input_run: int = 0,
 ) -> Callable[[Formula], Formula]:
     """Declare a formula `function(bars, *param) -> [time]` as features; also for methods of an engineer's subclass.
 
@@ -287,6 +292,7 @@ def feature(
         params: One entry per feature: a number, a `Span`, or a tuple of them passed as several arguments.
         source: Where the formula was published.
         name: Middle part of the features' names; the function's own name by default.
+        input_run: Rows in which joined inputs must be present where fewer than the lookback; see `Feature`.
 
     The first paragraph of the docstring is the formula shown in the catalogue.
 
@@ -301,7 +307,7 @@ def feature(
     def declare(function: Formula) -> Formula:
         formula = " ".join((function.__doc__ or "").split("\n\n")[0].split())
         family = FeatureFamily(
-            name or function.__name__, category, function, lookback, tuple(inputs), tuple(params), formula, source
+            name or function.__name__, category, function, lookback, tuple(inputs), tuple(params), formula, source, input_run
         )
         function.family = family  # type: ignore[attr-defined]
         return function

@@ -19,7 +19,7 @@ FUNDING = ("funding_rate",)
 MAKAROV = "Makarov & Schoar 2020"
 
 
-@feature("cross_exchange", lookback=2, inputs=PREMIUM, source=MAKAROV)
+@feature("cross_exchange", lookback=2, input_run=1, inputs=PREMIUM, source=MAKAROV)
 def price_difference(bars: Bars) -> FloatArray:
     """10,000 ln(mean price of other venues / own close), basis points"""
     return BPS * bars.column("venue_premium")
@@ -38,13 +38,13 @@ def venue_lead(bars: Bars, n: int) -> FloatArray:
     return BPS * (premium - delay(premium, n))
 
 
-@feature("cross_exchange", lookback=2, inputs=("venue_dispersion",), source=MAKAROV)
+@feature("cross_exchange", lookback=2, input_run=1, inputs=("venue_dispersion",), source=MAKAROV)
 def dispersion(bars: Bars) -> FloatArray:
     """10,000 x the largest minus the smallest log price over all venues, basis points"""
     return BPS * bars.column("venue_dispersion")
 
 
-@feature("cross_exchange", lookback=2, inputs=BASIS, source="Schmeling, Schrimpf & Todorov 2023")
+@feature("cross_exchange", lookback=2, input_run=1, inputs=BASIS, source="Schmeling, Schrimpf & Todorov 2023")
 def basis(bars: Bars) -> FloatArray:
     """10,000 ln(own close / spot close), basis points"""
     return BPS * bars.column("basis")
@@ -87,13 +87,13 @@ def funding_zscore(bars: Bars, n: int) -> FloatArray:
     return zscore(bars.column("funding_rate"), n)
 
 
-@feature("cross_exchange", lookback=2, inputs=("funding_rate", "basis"), source="Schmeling, Schrimpf & Todorov 2023")
+@feature("cross_exchange", lookback=2, input_run=1, inputs=("funding_rate", "basis"), source="Schmeling, Schrimpf & Todorov 2023")
 def funding_arbitrage(bars: Bars) -> FloatArray:
     """Funding rate + basis: what selling the perpetual against spot earns if the basis closes by the next payment, bps"""
     return BPS * (bars.column("funding_rate") + bars.column("basis"))
 
 
-@feature("cross_exchange", lookback=2, inputs=("triangle",), source="definition")
+@feature("cross_exchange", lookback=2, input_run=1, inputs=("triangle",), source="definition")
 def triangular(bars: Bars) -> FloatArray:
     """10,000 ln(base/BTC x BTC/quote / own close): the mispricing of a round trip through BTC, basis points"""
     return BPS * bars.column("triangle")

@@ -15,7 +15,8 @@ from cryptoml.features.rolling import (
     delay,
     ema,
     ema_window,
-    rolling_cov,
+    rolling_comoment,
+    rolling_moments,
     rolling_std,
     rolling_sum,
     safe_ratio,
@@ -110,9 +111,18 @@ def deviation_volume(market: Market, n: int, m: int) -> FloatArray:
     return _deviation(_relative_volume(market, n, m))
 
 
+def _squares(market: Market, n: int) -> FloatArray:
+    return market.memo(("squares", n), lambda: rolling_moments(market.log_return, n)[1])
+
+
 def _comoment(market: Market, reference: FloatArray, name: str, n: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-    other = np.broadcast_to(reference, market.log_return.shape)
-    return market.memo(("comoment", name, n), lambda: rolling_cov(market.log_return, other, n))
+    """Return `[asset, time]`, `[time]`, `[asset, time]`: squares of the asset, of the reference, and products over n bars."""
+
+    def compute() -> tuple[FloatArray, FloatArray, FloatArray]:
+        products = rolling_comoment(market.log_return, reference, n)
+        return _squares(market, n), rolling_moments(reference, n)[1], products
+
+    return market.memo(("comoment", name, n), compute)
 
 
 def _beta(moments: tuple[FloatArray, FloatArray, FloatArray]) -> FloatArray:
@@ -204,8 +214,7 @@ def peer_lead(market: Market, halflife: int, n: int) -> FloatArray:
     trailing = _own_trailing(market, halflife)
     total = np.zeros(trailing.shape)
     for peer in range(min(MAX_LEADERS, len(trailing))):
-        cause = np.broadcast_to(delay(trailing[peer], 1), trailing.shape)
-        strength = _correlation(rolling_cov(market.log_return, cause, n))
+        strength = _correlation(_comoment(market, delay(trailing[peer], 1), f"peer {peer} {halflife}", n))
         usable = (np.abs(strength) > LEAD_EVIDENCE / np.sqrt(n)) & np.isfinite(trailing[peer])
         usable[peer] = False
         total += np.where(usable, strength * np.nan_to_num(trailing[peer]), 0.0)

@@ -1,6 +1,8 @@
 """Candlestick patterns: +1 bullish, -1 bearish, 0 absent, by the definitions and defaults of TA-Lib.
 
-"Short", "long" and "near" compare a candle with the mean of the bars before it: bodies over 10 bars, ranges over 10 or 5.
+A market that never closes opens where it closed, so where TA-Lib asks for a gap (stars, inverted hammer, piercing line,
+dark cloud) touching is enough here. "Short", "long" and "near" compare a candle with the mean of the bars before it:
+bodies over 10 bars, ranges over 10 or 5.
 The patterns are computed here rather than by TA-Lib because its running totals let rounding from older bars decide ties.
 """
 
@@ -112,16 +114,16 @@ def _inverted(bars: Bars) -> BoolArray:
 
 @feature("pattern", lookback=12, inputs=OHLC, source=NISON)
 def shooting_star(bars: Bars) -> FloatArray:
-    """-1 for a short body with a longer upper shadow, almost no lower one, gapping above the previous body"""
+    """-1 for a short body with a longer upper shadow, almost no lower one, not below the top of the previous body"""
     previous = delay(np.maximum(bars.open, bars.close), 1)
-    return _when(_inverted(bars) & (np.minimum(bars.open, bars.close) > previous), -1.0)
+    return _when(_inverted(bars) & (np.minimum(bars.open, bars.close) >= previous), -1.0)
 
 
 @feature("pattern", lookback=12, inputs=OHLC, source=NISON)
 def inverted_hammer(bars: Bars) -> FloatArray:
-    """1 for the shooting star's shape, gapping below the previous body"""
+    """1 for the shooting star's shape, not above the bottom of the previous body"""
     previous = delay(np.minimum(bars.open, bars.close), 1)
-    return _when(_inverted(bars) & (np.maximum(bars.open, bars.close) < previous))
+    return _when(_inverted(bars) & (np.maximum(bars.open, bars.close) <= previous))
 
 
 @feature("pattern", lookback=2, inputs=OHLC, source=NISON)
@@ -137,7 +139,7 @@ def engulfing(bars: Bars) -> FloatArray:
 def harami(bars: Bars) -> FloatArray:
     """+1 / -1 where a short body lies inside the previous long one, against that one's colour"""
     top, bottom = np.maximum(bars.open, bars.close), np.minimum(bars.open, bars.close)
-    inside = (top < delay(top, 1)) & (bottom > delay(bottom, 1))
+    inside = (top <= delay(top, 1)) & (bottom >= delay(bottom, 1))
     return _when(inside & _previous_long(bars) & (_body(bars) <= _usual_body(bars)), -delay(_colour(bars), 1))
 
 
@@ -147,12 +149,12 @@ def _previous_long(bars: Bars) -> BoolArray:
 
 @feature("pattern", lookback=12, inputs=OHLC, source=NISON)
 def piercing(bars: Bars) -> FloatArray:
-    """+1 piercing line / -1 dark cloud: opens beyond the previous long candle, closes past the middle of its body"""
+    """+1 piercing line / -1 dark cloud: opens at or beyond the close of a long candle, closes past the middle of its body"""
     before_open, before_close = delay(bars.open, 1), delay(bars.close, 1)
     middle = (before_open + before_close) / 2.0
     falling, rising = _previous_long(bars) & (before_close < before_open), _previous_long(bars) & (before_close > before_open)
-    bullish = falling & (bars.open < delay(bars.low, 1)) & (bars.close > middle) & (bars.close < before_open)
-    bearish = rising & (bars.open > delay(bars.high, 1)) & (bars.close < middle) & (bars.close > before_open)
+    bullish = falling & (bars.open <= before_close) & (bars.close > middle) & (bars.close < before_open)
+    bearish = rising & (bars.open >= before_close) & (bars.close < middle) & (bars.close > before_open)
     return bullish.astype(np.float64) - bearish
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "delay",
     "ema",
     "ema_window",
+    "rolling_comoment",
     "rolling_cov",
     "rolling_max",
     "rolling_mean",
@@ -196,23 +197,28 @@ def zscore(values: FloatArray, window: int) -> FloatArray:
     return safe_ratio(values - mean, np.sqrt(squares / max(window - 1, 1)), 0.0)
 
 
-def rolling_cov(x: FloatArray, y: FloatArray, window: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return the sums of squared deviations of x, of y, and of their products over the last `window` bars."""
+def rolling_comoment(x: FloatArray, y: FloatArray, window: int) -> FloatArray:
+    """Return the sum of products of deviations of x and y over the last `window` bars; y may be `[time]` for many x."""
 
     def merge(recent: State, older: State, n: int, m: int) -> State:
-        dx, dy, share, weight = older[0] - recent[0], older[1] - recent[1], m / (n + m), n * m / (n + m)
-        return (
-            recent[0] + dx * share,
-            recent[1] + dy * share,
-            recent[2] + older[2] + dx * dx * weight,
-            recent[3] + older[3] + dy * dy * weight,
-            recent[4] + older[4] + dx * dy * weight,
-        )
+        dx, dy = older[0] - recent[0], older[1] - recent[1]
+        products = recent[2] + older[2]
+        cross = dx * dy
+        cross *= n * m / (n + m)
+        products += cross
+        dx *= m / (n + m)
+        dx += recent[0]
+        dy *= m / (n + m)
+        dy += recent[1]
+        return dx, dy, products
 
-    x, y = np.broadcast_arrays(x, y)
-    zeros = np.zeros(x.shape)
-    _, _, xx, yy, xy = _fold((x, y, zeros, zeros, zeros), window, merge)
-    return _aligned(xx, x), _aligned(yy, x), _aligned(xy, x)
+    shape = np.broadcast_shapes(x.shape, y.shape)
+    return _aligned(_fold((x, y, np.zeros(shape)), window, merge)[2], np.broadcast_to(x, shape))
+
+
+def rolling_cov(x: FloatArray, y: FloatArray, window: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the sums of squared deviations of x, of y, and of their products over the last `window` bars."""
+    return rolling_moments(x, window)[1], rolling_moments(y, window)[1], rolling_comoment(x, y, window)
 
 
 def _trend_moments(values: FloatArray, window: int) -> tuple[FloatArray, FloatArray, FloatArray]:

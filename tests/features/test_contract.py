@@ -60,7 +60,8 @@ def test_nothing_is_infinite(whole, whole_market):
 
 def test_undefined_before_the_lookback_and_defined_at_it(engineer, bars, whole):
     for one, row in zip(engineer.features, whole, strict=True):
-        first = int(np.argmax(bars.run_length(one.inputs) >= one.lookback))
+        ready = bars.run_length(one.inputs) >= (one.input_run or one.lookback)
+        first = int(np.argmax(ready & (np.arange(len(bars)) >= one.lookback - 1)))
         assert np.isnan(row[:first]).all(), one.name
         assert np.isfinite(row[first : first + 50]).any(), f"{one.name} needs more than its {one.lookback} bars"
         assert np.isnan(row[first:]).mean() < 0.02, one.name
@@ -71,6 +72,18 @@ def test_later_rows_change_no_earlier_value(engineer, bars, whole, start):
     other = scrambled(bars, start)
     for one, row in zip(engineer.features, whole, strict=True):
         np.testing.assert_array_equal(one(other)[:start], row[:start], err_msg=one.name)
+
+
+@pytest.mark.parametrize("start", [1, 77, 400])
+def test_rows_older_than_the_lookback_change_nothing(engineer, bars, whole, start):
+    rng = np.random.default_rng(start)
+    columns = {name: values.copy() for name, values in bars.columns.items()}
+    for values in columns.values():
+        values[:start] *= np.exp(rng.normal(0, 1, start))
+    other = Bars(bars.timestamps, bars.timeframe, columns)
+    for one, row in zip(engineer.features, whole, strict=True):
+        first = start + one.lookback - 1
+        np.testing.assert_allclose(one(other)[first:], row[first:], rtol=RTOL, atol=0, err_msg=one.name)
 
 
 @pytest.mark.parametrize("stop", [1, 2, 13, 100, 1_000, 2_500])
