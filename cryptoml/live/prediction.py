@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from cryptoml.evaluation.predictions import quantile_column
+
 __all__ = ["Prediction", "Refusal", "prediction_frame"]
 
 
@@ -52,9 +54,9 @@ class Prediction:
 
 
 def prediction_frame(predictions: Sequence[Prediction]) -> pd.DataFrame:
-    """Return one row per prediction with the columns of the pipeline's table of predictions; numbers are NaN where refused.
+    """Return one row per prediction: the columns of `cryptoml.evaluation.predictions.predictions_frame`, and `refusal`.
 
-    Quantile columns `q10`, `q50`, ... are those of the primary horizon; `regime` is the likeliest one.
+    Numbers are missing where a forecast was refused.
     """
     return pd.DataFrame([_row(prediction) for prediction in predictions])
 
@@ -67,11 +69,13 @@ def _row(prediction: Prediction) -> dict[str, Any]:
         "available_at": prediction.available_at,
         "horizon_bars": prediction.horizon_bars,
         **{f"p_{name.lower()}": prediction.direction.get(name) for name in ("DOWN", "SIDEWAYS", "UP")},
-        **{f"q{round(level * 100)}": value for level, value in quantiles.items()},
+        **{quantile_column(level): value for level, value in quantiles.items()},
         "volatility": prediction.volatility,
         "regime": prediction.signal["market_regime"],
         "position_size": prediction.signal["position_size"],
         "action": prediction.signal["action"],
         "confidence": prediction.signal["confidence"],
+        "stop_loss_pct": prediction.signal["stop_loss_pct"],
+        "take_profit_pct": prediction.signal["take_profit_pct"],
         "refusal": prediction.refusal,
     }
