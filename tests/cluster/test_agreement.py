@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 import ray
+import tyro
 import yaml
+
+from jobs.run_pipeline import PipelineArguments
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLUSTER = REPOSITORY / "cluster"
@@ -101,6 +104,17 @@ def test_entry_points_are_jobs_that_exist() -> None:
     named = {job for path in CLUSTER.rglob("*") if path.is_file() for job in re.findall(r"\bjobs\.\w+", path.read_text())}
     assert named
     assert named <= JOBS
+
+
+def test_job_is_started_with_flags_that_it_knows() -> None:
+    (job,) = [document for document in ray_documents() if document["kind"] == "RayJob"]
+    python, *flags = shlex.split(job["spec"]["entrypoint"])
+    assert [python, *flags[:2]] == ["python", "-m", "jobs.run_pipeline"]
+    arguments = tyro.cli(PipelineArguments, args=flags[2:])
+    assert arguments.preset == "production"
+    (service,) = [document for document in ray_documents() if document["kind"] == "RayService"]
+    application = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][0]
+    assert application["args"] == {"bundle": f"{arguments.out}/bundle"}
 
 
 def test_dockerfile_is_pinned_and_without_root() -> None:
