@@ -9,7 +9,7 @@ import pandas as pd
 from cryptoml.data.panel import Panel, panel_from_frames
 from cryptoml.data.schema import normalise_symbol, parse_timeframe
 from cryptoml.data.validation import REASONS, CandleCheck, check_candles
-from cryptoml.errors import DataError
+from cryptoml.errors import ConfigError, DataError
 from cryptoml.live.prediction import Refusal
 
 __all__ = ["Intake", "Requirements", "admit", "live_panel"]
@@ -100,11 +100,18 @@ def _normalised(frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         raise DataError("frames must hold at least one symbol, was empty")
     named: dict[str, pd.DataFrame] = {}
     for symbol, frame in frames.items():
-        name = normalise_symbol(symbol)
+        name = _spelled(symbol)
         if name in named:
             raise DataError(f"frames hold {name} twice, the second time as {symbol!r}")
         named[name] = frame if "timestamp" in frame.columns else frame.rename_axis("timestamp").reset_index()
     return named
+
+
+def _spelled(symbol: str) -> str:
+    try:
+        return normalise_symbol(symbol)
+    except ConfigError as error:
+        raise DataError(str(error)) from None
 
 
 def _newest_close(checks: Mapping[str, CandleCheck], needs: Requirements) -> pd.Timestamp:

@@ -89,6 +89,7 @@ def test_bad_rows_out_of_reach_do_not_matter() -> None:
     ("frames", "now", "message"),
     [
         ({}, None, "at least one symbol"),
+        ({"é//": candles()}, None, "letters and digits"),
         ({"BTC/USDT": candles(), "BTCUSDT": candles()}, None, "BTCUSDT twice"),
         ({"BTCUSDT": candles()}, START + 5 * HOUR, "after 2024-01-01 05:00"),
         ({"BTCUSDT": candles().drop(columns="volume")}, None, "volume"),
