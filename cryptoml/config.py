@@ -50,7 +50,7 @@ class ExperimentConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     seed: int = Field(0, ge=0, description="Seed of every random choice")
-    timeframe: str = Field("1h", description="Length of a bar")
+    timeframe: str | None = Field(None, description="Length of a bar; None takes what the data holds")
     lookback: int = Field(64, ge=2, description="Bars of history that a forecast reads")
     market: MarketConfig = MarketConfig()
     features: FeatureConfig = FeatureConfig()

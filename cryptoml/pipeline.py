@@ -139,6 +139,7 @@ def run_pipeline(
         ConfigError: The data is too short for the settings, or `train_end` lies outside it.
     """
     stages, panel = stages or Stages(), market.panel
+    config = config.updated(timeframe=panel.timeframe, features={"timeframe": panel.timeframe})
     folds = plan_folds(config, panel, train_end)
     run = RunFolder(out, _key(config, panel, folds))
     features = _features(run, panel, config, stages)

@@ -37,21 +37,21 @@ class WorkerConfig(BaseModel):
 
 
 def fit_members(
-    data: FoldData, tasks: Sequence[MemberTask], folder: Path, *, workers: WorkerConfig | None = None
+    data: FoldData, tasks: Sequence[MemberTask], folder: str, *, workers: WorkerConfig | None = None
 ) -> list[FittedMember]:
     """Fit all tasks on the cluster, as many at once as its resources admit; results in the order of `tasks`.
 
     Args:
         data: The fold, shared by all tasks.
         tasks: Members to fit; their names must differ.
-        folder: Where runs keep their checkpoints; all nodes must reach it.
+        folder: Where runs keep their checkpoints, local or `s3://`; all nodes must reach it.
         workers: Resources of each run.
 
     Raises:
         CryptomlError: A member failed more often than `max_failures`.
     """
     workers, shared = workers or WorkerConfig(), ray.put(data)
-    runs = {_run.remote([shared], task, str(folder), workers): task.name for task in tasks}
+    runs = {_run.remote([shared], task, folder, workers): task.name for task in tasks}
     fitted: dict[str, FittedMember] = {}
     with tqdm(total=len(runs), desc="members", unit="fit", disable=None, leave=False) as bar:
         waiting = list(runs)

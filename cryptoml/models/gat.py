@@ -31,7 +31,8 @@ def sparsemax(scores: Float[Tensor, "*lead item"], mask: Bool[Tensor, "*lead ite
     cumulated = ordered.cumsum(dim=-1) - 1.0
     rank = torch.arange(1, scores.shape[-1] + 1, device=scores.device, dtype=scores.dtype)
     support = (rank * ordered > cumulated).sum(dim=-1, keepdim=True)
-    threshold = cumulated.gather(-1, support - 1) / support.to(scores.dtype)
+    last = (support - 1).clamp(min=0)  # a NaN score has no support; it stays NaN instead of indexing out of range
+    threshold = cumulated.gather(-1, last) / support.to(scores.dtype)
     return (shifted - threshold).clamp(min=0.0) * mask.to(scores.dtype)
 
 

@@ -1,0 +1,90 @@
+"""Shard feature engineering over symbols and time with Ray Data.
+
+A work item is a symbol and a range of its bars; a task cuts the bars with the warm-up that the longest lookback needs
+and runs the plain `AdvancedFeatureEngineer.compute`. Features over the cross-section follow in a second pass over time
+ranges. By the feature contract the result equals the plain one for any chunk size.
+"""
+
+from typing import Any
+
+import numpy as np
+import ray
+from tqdm import tqdm
+
+from cryptoml.data.panel import Panel
+from cryptoml.errors import DataError
+from cryptoml.features.engineer import AdvancedFeatureEngineer, FeatureConfig, FeaturePanel
+from cryptoml.features.joins import bars_from_panel
+from cryptoml.features.market import market_from_panel
+
+__all__ = ["build_features", "work_items"]
+
+CHUNK_BARS = 50_000
+MARKET_CHUNK_CELLS = 250_000
+
+Item = dict[str, Any]
+
+
+def work_items(panel: Panel, chunk_bars: int = CHUNK_BARS) -> list[Item]:
+    """Return one item per symbol and stretch of its listed life, largest first, and one per stretch of the market."""
+    items = []
+    for row, symbol in enumerate(panel.symbols):
+        listed = np.flatnonzero(panel.present[row])
+        first, last = (int(listed[0]), int(listed[-1]) + 1) if len(listed) else (0, 0)
+        items += [_item(symbol, row, start, min(start + chunk_bars, last)) for start in range(first, last, chunk_bars)]
+    market_bars = max(MARKET_CHUNK_CELLS // panel.num_assets, 1_000)
+    items += [
+        _item("", -1, start, min(start + market_bars, panel.num_bars)) for start in range(0, panel.num_bars, market_bars)
+    ]
+    return sorted(items, key=lambda item: item["start"] - item["stop"])
+
+
+def _item(symbol: str, row: int, start: int, stop: int) -> Item:
+    return {"symbol": symbol, "row": row, "start": start, "stop": stop}
+
+
+def build_features(panel: Panel, config: FeatureConfig, *, chunk_bars: int = CHUNK_BARS) -> FeaturePanel:
+    """Compute all features of a panel on the cluster.
+
+    Raises:
+        DataError: A work item failed; the message names the symbol and the first error.
+    """
+    engineer = AdvancedFeatureEngineer(config)
+    shared, own = ray.put(panel), len(engineer.features)
+    items = work_items(panel, chunk_bars)
+    values = np.full((panel.num_assets, panel.num_bars, len(engineer.names)), np.nan, dtype=np.float32)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
+        _compute, fn_kwargs={"shared": [shared], "config": config}
+    )
+    with tqdm(total=len(items), desc="features", unit="item", disable=None, leave=False) as bar:
+        for result in dataset.iter_rows():
+            if result["error"]:
+                raise DataError(f"features of {result['symbol'] or 'the cross-section'}: {result['error']}")
+            bars = slice(result["start"], result["stop"])
+            if result["row"] < 0:
+                values[:, bars, own:] = result["values"]
+            else:
+                values[result["row"], bars, :own] = result["values"]
+            bar.update()
+    return FeaturePanel(values, engineer.names, panel.symbols, panel.timestamps, panel.timeframe)
+
+
+def _compute(item: Item, shared: list[ray.ObjectRef], config: FeatureConfig) -> Item:
+    """Compute one work item; an error comes back as text so that the other items go on."""
+    panel: Panel = ray.get(shared[0])
+    try:
+        values, error = _values(panel, item, AdvancedFeatureEngineer(config)), ""
+    except Exception as failure:
+        values, error = np.empty((0, 0), np.float32), f"{type(failure).__name__}: {failure}"
+    return {**item, "values": values, "error": error}
+
+
+def _values(panel: Panel, item: Item, engineer: AdvancedFeatureEngineer) -> np.ndarray:
+    start, stop = item["start"], item["stop"]
+    first = max(start - engineer.max_lookback + 1, 0)
+    part = panel.slice_time(first, stop)
+    if item["row"] < 0:
+        return engineer.compute_market(market_from_panel(part))[:, start - first :]
+    return engineer.compute(bars_from_panel(part, item["symbol"]))[start - first :]
