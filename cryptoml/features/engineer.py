@@ -225,15 +225,10 @@ def _fill_chunks(bars: Bars | Market, features: tuple[Feature, ...], out: FloatA
         chunk = bars.slice(first, stop)
         block = np.empty((len(features), *out.shape[:-2], stop - start), np.float32)
         for index, one in enumerate(features):
-            _to_float32(one(chunk)[..., start - first :], block[index])
+            with np.errstate(over="ignore", under="ignore"):
+                block[index] = one(chunk)[..., start - first :]
+        block[np.isinf(block)] = np.nan  # beyond float32
         out[..., start:stop, :] = np.moveaxis(block, 0, -1)
-
-
-def _to_float32(values: NDArray[np.float64], out: FloatArray) -> None:
-    """Cast; what float32 cannot hold becomes NaN."""
-    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        out[...] = values
-    out[np.isinf(out)] = np.nan
 
 
 def _checked(config: FeatureConfig | Mapping[str, Any] | None) -> FeatureConfig:

@@ -1,6 +1,6 @@
 """Standardise features with parameters fitted on the training span alone."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ __all__ = ["FeatureScaler", "ScalingConfig", "TimeSpan"]
 TimeSpan = tuple[pd.Timestamp, pd.Timestamp]
 """Half-open interval [start, stop) of bar opens, UTC."""
 
+_BLOCK = 16  # features sorted at a time
 _NORMAL_IQR = 1.3489795003921634  # interquartile range of a standard normal
 
 
@@ -57,21 +58,24 @@ class FeatureScaler:
         start, stop = timestamps.searchsorted(span[0]), timestamps.searchsorted(span[1])
         if start >= stop:
             raise DataError(f"training span [{span[0]}, {span[1]}) must hold at least one bar, data is {_extent(timestamps)}")
-        train = values[:, start:stop]
-        fitted = [self._fit_one(train[..., index]) for index in range(values.shape[2])]
+        fitted = [
+            self._fit_one(column)
+            for first in range(0, values.shape[2], _BLOCK)
+            for column in _sorted_columns(values[:, start:stop, first : first + _BLOCK])
+        ]
         self.center, self.scale = np.array(fitted, dtype=np.float32).reshape(-1, 2).T.copy()
         self.span = span
         return self
 
-    def _fit_one(self, values: NDArray[np.float32]) -> tuple[float, float]:
-        finite = values[np.isfinite(values)].astype(np.float64)
-        if finite.size == 0 or finite.min() == finite.max():
-            return (float(finite[0]) if finite.size else 0.0), 0.0
+    def _fit_one(self, ordered: NDArray[np.float32]) -> tuple[float, float]:
+        """Return shift and scale of ascending values."""
+        if ordered.size == 0 or ordered[0] == ordered[-1]:
+            return (float(ordered[0]) if ordered.size else 0.0), 0.0
         if self.config.method == "robust":
-            low, median, high = np.percentile(finite, (25, 50, 75))
+            low, median, high = np.interp(np.array([0.25, 0.5, 0.75]) * (ordered.size - 1), np.arange(ordered.size), ordered)
             if high > low:
                 return float(median), float(high - low) / _NORMAL_IQR
-        return float(finite.mean()), float(finite.std())
+        return float(ordered.mean(dtype=np.float64)), float(ordered.std(dtype=np.float64))
 
     def transform(self, values: NDArray[np.float32], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Scale and clip `values [..., feature]`; NaN stays NaN, constant features become 0.
@@ -135,6 +139,14 @@ class FeatureScaler:
         start, stop = (pd.Timestamp(int(stamp), unit="us", tz="UTC") for stamp in arrays["span_us"])
         scaler.span = (start, stop)
         return scaler
+
+
+def _sorted_columns(values: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    """Yield each feature of `[asset, time, feature]`, pooled over assets, ascending, without missing values."""
+    columns = np.ascontiguousarray(values.reshape(-1, values.shape[-1]).T)
+    columns.sort(axis=1)  # NaN last
+    for column in columns:
+        yield column[: np.searchsorted(column, np.inf)]
 
 
 def _extent(timestamps: pd.DatetimeIndex) -> str:
