@@ -116,13 +116,12 @@ def _squares(market: Market, n: int) -> FloatArray:
 
 
 def _comoment(market: Market, reference: FloatArray, name: str, n: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    return market.memo(("comoment", name, n), lambda: _moments(market, reference, n))
+
+
+def _moments(market: Market, reference: FloatArray, n: int) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return `[asset, time]`, `[time]`, `[asset, time]`: squares of the asset, of the reference, and products over n bars."""
-
-    def compute() -> tuple[FloatArray, FloatArray, FloatArray]:
-        products = rolling_comoment(market.log_return, reference, n)
-        return _squares(market, n), rolling_moments(reference, n)[1], products
-
-    return market.memo(("comoment", name, n), compute)
+    return _squares(market, n), rolling_moments(reference, n)[1], rolling_comoment(market.log_return, reference, n)
 
 
 def _beta(moments: tuple[FloatArray, FloatArray, FloatArray]) -> FloatArray:
@@ -214,7 +213,7 @@ def peer_lead(market: Market, halflife: int, n: int) -> FloatArray:
     trailing = _own_trailing(market, halflife)
     total = np.zeros(trailing.shape)
     for peer in range(min(MAX_LEADERS, len(trailing))):
-        strength = _correlation(_comoment(market, delay(trailing[peer], 1), f"peer {peer} {halflife}", n))
+        strength = _correlation(_moments(market, delay(trailing[peer], 1), n))
         usable = (np.abs(strength) > LEAD_EVIDENCE / np.sqrt(n)) & np.isfinite(trailing[peer])
         usable[peer] = False
         total += np.where(usable, strength * np.nan_to_num(trailing[peer]), 0.0)
