@@ -22,9 +22,9 @@ from cryptoml.features.engineer import FeatureConfig
 from cryptoml.features.scaling import ScalingConfig
 from cryptoml.features.targets import TargetConfig
 from cryptoml.trading.config import TradingConfig
+from cryptoml.training.config import TrainingConfig
 from cryptoml.training.member import MemberConfig
 from cryptoml.training.sweep import SweepConfig
-from cryptoml.training.config import TrainingConfig
 
 __all__ = ["PRESETS", "ExperimentConfig", "Preset", "WalkForwardConfig", "load_config", "preset"]
 
@@ -41,7 +41,9 @@ class WalkForwardConfig(BaseModel):
     validation_fraction: float = Field(0.15, gt=0, lt=0.5, description="Share of the bars before the test that validate")
     embargo_bars: int | None = Field(None, ge=0, description="Bars between spans beyond the label; None is the longest horizon")
     train_bars: int | None = Field(None, ge=100, description="Length of a rolling training span; None trains on all the past")
-    test_fraction: float = Field(0.25, gt=0, lt=0.9, description="Share of the data that is the test where train_end is not given")
+    test_fraction: float = Field(
+        0.25, gt=0, lt=0.9, description="Share of the data that is the test where train_end is not given"
+    )
 
 
 class ExperimentConfig(BaseModel):

@@ -87,7 +87,7 @@ class Outcome:
 def compute_features(panel: Panel, config: FeatureConfig) -> FeaturePanel:
     """Compute all features of a panel, one symbol after the other."""
     with tqdm(total=panel.num_assets, desc="features", unit="symbol", disable=None, leave=False) as bar:
-        return build_features(panel, AdvancedFeatureEngineer(config), on_symbol=lambda _: bar.update())
+        return build_features(panel, AdvancedFeatureEngineer(config), on_symbol=lambda _: _tick(bar))
 
 
 def fit_members(data: FoldData, tasks: Sequence[MemberTask], folder: Path) -> list[FittedMember]:
@@ -192,6 +192,10 @@ def _test_start(panel: Panel, train_end: str | pd.Timestamp | None, test_fractio
     return int(stamps.searchsorted(instant))
 
 
+def _tick(bar: tqdm) -> None:
+    bar.update()
+
+
 def _key(config: ExperimentConfig, panel: Panel, folds: Sequence[Fold]) -> str:
     """Identify everything that the stages depend on."""
     parts = [config.fingerprint(), panel.fingerprint(), repr(folds), version("cryptoml"), version("torch")]
@@ -274,7 +278,9 @@ def _fit(
 ) -> list[FittedMember]:
     """Fit the members, and last the control: the last member again, on shuffled labels."""
     common = {key: value for key, value in parameters.items() if key != "architecture"}
-    tasks = [apply_parameters(member.task(data, config.training, config.lookback, config.seed), common) for member in config.members]
+    tasks = [
+        apply_parameters(member.task(data, config.training, config.lookback, config.seed), common) for member in config.members
+    ]
     if config.shuffled_label_run:
         tasks.append(replace(tasks[-1], name=CONTROL, shuffle_labels=True))
 
@@ -317,7 +323,7 @@ def _judge(
     candidates = [candidate_from_predictions("ensemble", predictions, inputs)]
     candidates += join_candidates([part.others for part in forecasts])
     with tqdm(total=len(candidates), desc="evaluation", unit="candidate", disable=None, leave=False) as bar:
-        evaluations = evaluate_all(inputs, candidates, lambda _: bar.update())
+        evaluations = evaluate_all(inputs, candidates, lambda _: _tick(bar))
     ensemble = evaluations.pop("ensemble")
     assert ensemble.signals is not None
     frame = predictions_frame(inputs.test_panel, predictions, ensemble.signals, config.targets)
@@ -332,14 +338,22 @@ def _judge(
         history={part.name: part.history for part in forecasts[-1].fitted},
         importance=forecasts[-1].importance,
         importance_by_category=importance_by_category(forecasts[-1].importance),
-        health=market.health.to_frame().astype(object).to_dict("records"),
-        extras=_extras(market, inputs, ensemble, forecasts[-1].ensemble, trials),
+        health=[
+            {str(name): value for name, value in row.items()}
+            for row in market.health.to_frame().astype(object).to_dict("records")
+        ],
+        extras=_extras(market, inputs, ensemble, evaluations, forecasts[-1].ensemble, trials),
     )
     return report, frame
 
 
 def _extras(
-    market: Market, inputs: EvaluationInput, ensemble: Evaluation, model: Ensemble, trials: list[SweepTrial]
+    market: Market,
+    inputs: EvaluationInput,
+    ensemble: Evaluation,
+    others: dict[str, Evaluation],
+    model: Ensemble,
+    trials: list[SweepTrial],
 ) -> dict[str, dict[str, Any]]:
     names = [member.config.architecture for member in model.members]
     extras: dict[str, dict[str, Any]] = {
@@ -349,6 +363,13 @@ def _extras(
         },
         "Sweep": {f"trial {trial.number}": f"{trial.parameters}: {trial.state}, loss {trial.loss}" for trial in trials},
     }
+    if CONTROL in others:
+        control = others[CONTROL].figures["direction"]
+        extras["Control on shuffled labels"] = {
+            "accuracy": control["accuracy"]["value"],
+            "interval": [control["accuracy"]["low"], control["accuracy"]["high"]],
+            "chance of its answers": control["independence_accuracy"],
+        }
     if market.synthetic is not None:
         ceiling = market.synthetic.direction_ceiling(inputs.horizon_bars, inputs.targets.threshold, inputs.bars)
         accuracy = ensemble.figures["direction"]["accuracy"]["value"]

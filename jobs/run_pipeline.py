@@ -10,7 +10,7 @@ from typing import Literal
 
 from cryptoml.config import ExperimentConfig, Preset, load_config, preset
 from cryptoml.evaluation.report import summary_table
-from cryptoml.pipeline import Market, Outcome, Stages, open_market, run_pipeline
+from cryptoml.pipeline import Market, Outcome, open_market, run_pipeline
 from jobs.command_line import run
 
 __all__ = ["PipelineArguments", "main"]

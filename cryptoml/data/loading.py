@@ -108,9 +108,7 @@ def _one_timeframe(health: Sequence[SymbolHealth], timeframe: str | None, source
     return found[0] if found else (timeframe or "1h")
 
 
-def _from_lake(
-    lake: Lake, timeframe: str | None, wished: list[str], start: Instant | None, end: Instant | None
-) -> LoadedPanel:
+def _from_lake(lake: Lake, timeframe: str | None, wished: list[str], start: Instant | None, end: Instant | None) -> LoadedPanel:
     timeframes = lake.timeframes()
     if timeframe is None and len(timeframes) > 1:
         raise DataError(f"{lake} holds timeframes {timeframes}; choose one, such as timeframe={timeframes[0]!r}")

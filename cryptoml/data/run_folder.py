@@ -1,8 +1,8 @@
 """The folder of one run: finished stages are kept until the run ends, so that an interrupted run resumes.
 
-    OUT/.work/<key>/features/...     a finished stage; the key covers settings, data and versions
-    OUT/.work/<key>/features.part/   a stage in progress; swept away by the next run
-    OUT/report.html, ...             outputs, each published by one rename
+OUT/.work/<key>/features/...     a finished stage; the key covers settings, data and versions
+OUT/.work/<key>/features.part/   a stage in progress; swept away by the next run
+OUT/report.html, ...             outputs, each published by one rename
 """
 
 import os

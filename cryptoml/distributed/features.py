@@ -5,6 +5,7 @@ and runs the plain `AdvancedFeatureEngineer.compute`. Features over the cross-se
 ranges. By the feature contract the result equals the plain one for any chunk size.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,7 @@ def work_items(panel: Panel, chunk_bars: int = CHUNK_BARS) -> list[Item]:
         first, last = (int(listed[0]), int(listed[-1]) + 1) if len(listed) else (0, 0)
         items += [_item(symbol, row, start, min(start + chunk_bars, last)) for start in range(first, last, chunk_bars)]
     market_bars = max(MARKET_CHUNK_CELLS // panel.num_assets, 1_000)
-    items += [
-        _item("", -1, start, min(start + market_bars, panel.num_bars)) for start in range(0, panel.num_bars, market_bars)
-    ]
+    items += [_item("", -1, start, min(start + market_bars, panel.num_bars)) for start in range(0, panel.num_bars, market_bars)]
     return sorted(items, key=lambda item: item["start"] - item["stop"])
 
 
@@ -55,9 +54,8 @@ def build_features(panel: Panel, config: FeatureConfig, *, chunk_bars: int = CHU
     values = np.full((panel.num_assets, panel.num_bars, len(engineer.names)), np.nan, dtype=np.float32)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
-        _compute, fn_kwargs={"shared": [shared], "config": config}
-    )
+    task = partial(_compute, shared=[shared], config=config)
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(task)
     with tqdm(total=len(items), desc="features", unit="item", disable=None, leave=False) as bar:
         for result in dataset.iter_rows():
             if result["error"]:

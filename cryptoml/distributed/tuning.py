@@ -45,7 +45,8 @@ def run_sweep(data: FoldData, task: MemberTask, config: SweepConfig, *, cpus_per
             ),
             run_config=tune.RunConfig(storage_path=folder, verbose=0),
         )
-        trials = [_record(number, result) for number, result in enumerate(tuner.fit())]
+        grid = tuner.fit()
+        trials = [_record(number, grid[number]) for number in range(len(grid))]
     if all(trial.state == "FAIL" for trial in trials):
         raise CryptomlError("every trial of the sweep failed")
     return trials

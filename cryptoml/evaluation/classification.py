@@ -17,6 +17,7 @@ __all__ = [
     "confidence_buckets",
     "confidence_groups",
     "expected_calibration_error",
+    "independence_accuracy",
     "log_loss",
     "macro_auc",
     "majority_share",
@@ -40,6 +41,19 @@ def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Return the share of rows whose likeliest class is the label. `[..., class]`, `[...]`."""
     probabilities, labels = _valid(probabilities, labels)
     return _mean(probabilities.argmax(axis=-1) == labels)
+
+
+def independence_accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Return the accuracy that the same mix of answers would have if it had nothing to do with the labels.
+
+    `sum_k P(answer = k) P(label = k)` over the rows that count: the chance level of a forecaster that cannot know the
+    majority class of the test span. NaN without rows.
+    """
+    probabilities, labels = _valid(probabilities, labels)
+    if not len(labels):
+        return float("nan")
+    answers = np.bincount(probabilities.argmax(axis=-1), minlength=probabilities.shape[-1]) / len(labels)
+    return float(answers @ (np.bincount(labels.astype(np.int64), minlength=len(answers)) / len(labels)))
 
 
 def majority_share(labels: np.ndarray, num_classes: int | None = None) -> float:

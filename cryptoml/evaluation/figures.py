@@ -43,6 +43,7 @@ def direction_figures(inputs: EvaluationInput, forecasts: Forecasts) -> Figures:
         "num_forecasts": int(counted.sum()),
         "accuracy": _interval(inputs, accuracy_interval, _right(probabilities, labels), counted),
         "majority_share": classification.majority_share(shown, 3),
+        "independence_accuracy": classification.independence_accuracy(probabilities, shown),
         "sign_accuracy": _interval(inputs, accuracy_interval, np.sign(score) == np.sign(realised), moved),
         "sign_majority_share": classification.majority_share(np.where(moved, realised > 0, -1), 2),
         "auc": _auc_figure(inputs, score, np.where(np.isfinite(realised), realised > 0, -1)),

@@ -11,8 +11,6 @@ from cryptoml.trading.forecasts import Forecasts
 
 __all__ = ["join_candidates", "join_predictions"]
 
-ARRAYS = ("probabilities", "volatility", "quantiles", "regime")
-
 
 def join_predictions(parts: Sequence[Predictions]) -> Predictions:
     """Join consecutive stretches of bars along time."""
@@ -44,5 +42,13 @@ def _joined(parts: Sequence[Candidate]) -> Candidate:
 
 
 def _join_forecasts(parts: Sequence[Forecasts]) -> Forecasts:
-    joined = {name: np.concatenate([getattr(part, name) for part in parts], axis=1) for name in ARRAYS}
-    return replace(parts[0], **joined)
+    def along_time(name: str) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for part in parts], axis=1)
+
+    return replace(
+        parts[0],
+        probabilities=along_time("probabilities"),
+        volatility=along_time("volatility"),
+        quantiles=along_time("quantiles"),
+        regime=along_time("regime"),
+    )

@@ -39,7 +39,7 @@ def feature_importance(members: Sequence[Forecaster], features: np.ndarray, name
 
 def importance_by_category(importance: Mapping[str, float]) -> dict[str, float]:
     """Return the summed weights per category, largest first."""
-    totals = {category: 0.0 for category in CATEGORIES}
+    totals = dict.fromkeys(CATEGORIES, 0.0)
     for name, weight in importance.items():
         category = max((one for one in CATEGORIES if name.startswith(f"{one}_")), key=len, default="other")
         totals[category] = totals.get(category, 0.0) + weight

@@ -25,7 +25,9 @@ class ScaledFold:
     scaler: FeatureScaler
 
 
-def scale_fold(features: FeaturePanel, targets: Targets, fold: Fold, targets_config: TargetConfig, config: ScalingConfig) -> ScaledFold:
+def scale_fold(
+    features: FeaturePanel, targets: Targets, fold: Fold, targets_config: TargetConfig, config: ScalingConfig
+) -> ScaledFold:
     """Scale the features of all bars by what the training span knows."""
     stamps = features.timestamps
     scaler = FeatureScaler(config).fit(features.values, (stamps[fold.train.start], stamps[fold.train.stop]), stamps)

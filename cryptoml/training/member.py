@@ -6,7 +6,6 @@ Everything that goes in or comes out is arrays and plain configuration, so it tr
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
