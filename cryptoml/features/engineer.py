@@ -6,6 +6,7 @@ processor's cache and peak memory stays near the float32 output.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,9 @@ class FeatureConfig(BaseModel):
 
     timeframe: str = Field(default="1h", description="Length of a bar; windows given in hours or days follow it")
     categories: tuple[str, ...] | None = Field(default=None, description="Categories to compute; all when None")
+    include: tuple[str, ...] | None = Field(
+        default=None, description="Names to compute, with * for any text, such as 'momentum_rsi_*'; all when None"
+    )
 
     @field_validator("timeframe")
     @classmethod
@@ -117,16 +121,12 @@ class AdvancedFeatureEngineer:
             ConfigError: A setting is unknown or out of range, or two features have one name.
         """
         self.config = _checked(config)
-        wanted = set(self.config.categories or CATEGORIES)
         declared = [family for module in MODULES for family in families_of(vars(module))]
         found = [one for family in declared for one in family.expand(self.config.timeframe)]
         found += [one for family in _own_families(type(self)) for one in family.expand(self.config.timeframe, self)]
-        self.features: tuple[Feature, ...] = tuple(
-            one for one in found if one.category in wanted and one.category != PANEL_CATEGORY
-        )
-        self.panel_features: tuple[Feature, ...] = tuple(
-            one for one in found if one.category in wanted and one.category == PANEL_CATEGORY
-        )
+        chosen = _chosen(found, self.config)
+        self.features: tuple[Feature, ...] = tuple(one for one in chosen if one.category != PANEL_CATEGORY)
+        self.panel_features: tuple[Feature, ...] = tuple(one for one in chosen if one.category == PANEL_CATEGORY)
         duplicated = pd.Index(self.names)[pd.Index(self.names).duplicated()]
         if len(duplicated):
             raise ConfigError(f"feature names must differ from each other, {duplicated[0]} is declared twice")
@@ -239,6 +239,17 @@ def _checked(config: FeatureConfig | Mapping[str, Any] | None) -> FeatureConfig:
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}, was {first['input']!r}") from error
+
+
+def _chosen(found: list[Feature], config: FeatureConfig) -> list[Feature]:
+    """Return the features of the wanted categories whose name matches a wanted pattern."""
+    chosen = [one for one in found if one.category in (config.categories or CATEGORIES)]
+    if config.include is None:
+        return chosen
+    idle = [pattern for pattern in config.include if not any(fnmatchcase(one.name, pattern) for one in found)]
+    if idle:
+        raise ConfigError(f"include must name features of the catalogue, {idle[0]!r} matches none")
+    return [one for one in chosen if any(fnmatchcase(one.name, pattern) for pattern in config.include)]
 
 
 def _own_families(kind: type) -> list[FeatureFamily]:

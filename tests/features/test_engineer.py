@@ -12,6 +12,7 @@ from cryptoml.features.contract import CATEGORIES, Bars
 from cryptoml.features.engineer import AdvancedFeatureEngineer, build_features
 from cryptoml.features.joins import bars_from_panel, split_symbol
 from cryptoml.features.onchain import OnChainMetrics
+from cryptoml.features.selection import CORE_FEATURES
 
 HOUR = pd.Timedelta(hours=1)
 
@@ -42,6 +43,20 @@ def test_categories_select(candles):
     assert {one.category for one in engineer.features} == {"time"}
     assert {one.category for one in engineer.panel_features} == {"cross_section"}
     assert engineer.extract_all_features(candles).shape == (300, len(engineer.features))
+
+
+def test_include_selects_by_name_and_shortens_the_lookback(hourly):
+    engineer = AdvancedFeatureEngineer({"include": ("momentum_rsi_*", "time_hour_sin", "cross_section_breadth_1d")})
+    assert engineer.names == ("momentum_rsi_7", "momentum_rsi_14", "momentum_rsi_28", "time_hour_sin", "cross_section_breadth_1d")
+    assert engineer.max_lookback < hourly.max_lookback
+    with pytest.raises(ConfigError, match="'momentum_rsj_14' matches none"):
+        AdvancedFeatureEngineer({"include": ("momentum_rsj_14",)})
+
+
+def test_core_choice_is_small_and_touches_every_category():
+    core = AdvancedFeatureEngineer({"include": CORE_FEATURES})
+    assert 40 <= len(core.names) <= 80
+    assert {one.category for one in (*core.features, *core.panel_features)} == set(CATEGORIES)
 
 
 @pytest.mark.parametrize("indexed", [True, False])
