@@ -24,6 +24,7 @@ _HOME = {
     "Lake": "cryptoml.data.lake",
     "MetaLearningMAML": "cryptoml.training.maml",
     "MultiTaskLearningHead": "cryptoml.models.multitask",
+    "OnChainMetrics": "cryptoml.features.onchain",
     "Panel": "cryptoml.data.panel",
     "Predictor": "cryptoml.live.predictor",
     "TemporalFusionTransformer": "cryptoml.models.tft",

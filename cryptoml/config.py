@@ -20,6 +20,7 @@ from cryptoml.evaluation.candidates import BootstrapConfig
 from cryptoml.evaluation.learned_baselines import BaselineConfig
 from cryptoml.features.engineer import FeatureConfig
 from cryptoml.features.scaling import ScalingConfig
+from cryptoml.features.selection import CORE_FEATURES
 from cryptoml.features.targets import TargetConfig
 from cryptoml.trading.config import TradingConfig
 from cryptoml.training.config import TrainingConfig
@@ -103,6 +104,7 @@ def _narrow_space(hidden_size: int, num_heads: int) -> dict[str, Any]:
 _PRESETS: dict[str, dict[str, Any]] = {
     "debug": {
         "lookback": 32,
+        "features": {"include": CORE_FEATURES},
         "market": {"num_assets": 4, "num_bars": 4000},
         "members": (
             {"name": "tft", "architecture": "tft", "hidden_size": 16, "num_heads": 2, "variable_size": 4},
@@ -113,6 +115,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "bootstrap": {"num_draws": 200},
     },
     "baseline": {
+        "features": {"include": CORE_FEATURES},
         "market": {"num_assets": 6, "num_bars": 10000},
         "training": {"max_epochs": 12, "patience": 4},
         "sweep": {"num_trials": 4, "max_epochs": 2, "space": _narrow_space(hidden_size=32, num_heads=4)},

@@ -30,6 +30,7 @@ from cryptoml.data.validation.health import HealthSummary
 from cryptoml.errors import ConfigError
 from cryptoml.evaluation.baselines import run_baselines
 from cryptoml.evaluation.candidates import Candidate, EvaluationInput, candidate_from_predictions
+from cryptoml.evaluation.findings import ceiling_table, control_table, ensemble_table, sweep_table
 from cryptoml.evaluation.folds import join_candidates, join_predictions
 from cryptoml.evaluation.importance import feature_importance, importance_by_category
 from cryptoml.evaluation.predictions import predictions_frame
@@ -263,10 +264,11 @@ def _forecast_fold(
     ensemble = calibrated(members, data, lookback)
     inputs = _inputs(config, market, data.targets, data.fold.train, data.fold.test)
     others = run_baselines(inputs, data.features, config.baselines)
-    for part in fitted:
-        alone = forecast_test(calibrated([part.build()], data, lookback), data, lookback)
-        label = part.name if part.name == CONTROL else f"member_{part.name}"
-        others.append(candidate_from_predictions(label, alone, inputs))
+    for part, member in zip(fitted, members, strict=False):
+        alone = forecast_test(calibrated([member], data, lookback), data, lookback)
+        others.append(candidate_from_predictions(f"member_{part.name}", alone, inputs))
+    for control in fitted[len(members) :]:
+        others.append(candidate_from_predictions(CONTROL, forecast_test(Ensemble([control.build()]), data, lookback), inputs))
     importance = feature_importance(members, data.features[:, data.fold.validation.bars], features.names)
     return _FoldForecast(
         ensemble, scaled.scaler, fitted[: len(members)], importance, forecast_test(ensemble, data, lookback), others
@@ -342,12 +344,13 @@ def _judge(
             {str(name): value for name, value in row.items()}
             for row in market.health.to_frame().astype(object).to_dict("records")
         ],
-        extras=_extras(market, inputs, ensemble, evaluations, forecasts[-1].ensemble, trials),
+        extras=_findings(config, market, inputs, ensemble, evaluations, forecasts[-1].ensemble, trials),
     )
     return report, frame
 
 
-def _extras(
+def _findings(
+    config: ExperimentConfig,
     market: Market,
     inputs: EvaluationInput,
     ensemble: Evaluation,
@@ -355,31 +358,12 @@ def _extras(
     model: Ensemble,
     trials: list[SweepTrial],
 ) -> dict[str, dict[str, Any]]:
-    names = [member.config.architecture for member in model.members]
-    extras: dict[str, dict[str, Any]] = {
-        "Ensemble": {
-            **{f"weight of {name}": weight for name, weight in zip(names, model.weights, strict=True)},
-            "temperature": model.calibration.temperature,
-        },
-        "Sweep": {f"trial {trial.number}": f"{trial.parameters}: {trial.state}, loss {trial.loss}" for trial in trials},
-    }
+    tables = {"Ensemble": ensemble_table([member.name for member in config.members], model), "Sweep": sweep_table(trials)}
     if CONTROL in others:
-        control = others[CONTROL].figures["direction"]
-        extras["Control on shuffled labels"] = {
-            "accuracy": control["accuracy"]["value"],
-            "interval": [control["accuracy"]["low"], control["accuracy"]["high"]],
-            "chance of its answers": control["independence_accuracy"],
-        }
+        tables["Control on shuffled labels"] = control_table(others[CONTROL])
     if market.synthetic is not None:
-        ceiling = market.synthetic.direction_ceiling(inputs.horizon_bars, inputs.targets.threshold, inputs.bars)
-        accuracy = ensemble.figures["direction"]["accuracy"]["value"]
-        extras["Built-in market"] = {
-            "accuracy of the ensemble": accuracy,
-            "chance (majority class)": ceiling.majority_share,
-            "ceiling (true state known)": ceiling.accuracy,
-            "share of the way to the ceiling": ceiling.share_of_ceiling(accuracy),
-        }
-    return extras
+        tables["Built-in market"] = ceiling_table(market.synthetic, inputs, ensemble)
+    return tables
 
 
 def _publish(

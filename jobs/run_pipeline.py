@@ -54,9 +54,9 @@ def main(arguments: PipelineArguments) -> int:
         _say(market.health.to_text())
     outcome = _run(arguments, config, market)
     _say(summary_table(outcome.report))
-    for name, figures in outcome.report.extras.items():
-        if name == "Built-in market":
-            _say(", ".join(f"{label} {value:.3f}" for label, value in figures.items()))
+    if market.synthetic is not None:
+        found = outcome.report.extras["Built-in market"]
+        _say("built-in market: " + ", ".join(f"{label} {value:.3f}" for label, value in found.items()))
     _say(f"report: {outcome.folder / 'report.html'}")
     return 0
 

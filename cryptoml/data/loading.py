@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import pandas as pd
 from tqdm import tqdm
@@ -15,8 +16,8 @@ from cryptoml.data.schema import CANDLES, FUNDING, ONCHAIN, ORDERBOOK, VENUE_CAN
 from cryptoml.data.sources import candle_files, read_candle_file
 from cryptoml.data.validation.candles import CandleCheck, check_candles, merge_checks
 from cryptoml.data.validation.health import FileError, HealthSummary, SymbolHealth
-from cryptoml.data.validation.quarantine import empty_quarantine
-from cryptoml.errors import DataError
+from cryptoml.data.validation.quarantine import REASONS, empty_quarantine
+from cryptoml.errors import ConfigError, DataError
 
 __all__ = ["LoadedPanel", "load_panel"]
 
@@ -57,6 +58,7 @@ def load_panel(
 
     Raises:
         DataError: The source is empty or holds nothing usable, a wished symbol is absent, or timeframes are mixed.
+        ConfigError: A symbol, a timeframe or an instant is none.
     """
     wished = [normalise_symbol(symbol) for symbol in symbols or ()]
     if is_lake(source):
@@ -76,8 +78,17 @@ def _from_files(
     health = tuple(check.health for check in merged.values())
     quarantine = pd.concat([check.quarantine for check in merged.values()] or [empty_quarantine()], ignore_index=True)
     frames = {symbol: _within(check.good, start, end) for symbol, check in merged.items()}
-    panel, dropped = _align(frames, _one_timeframe(health, timeframe, source), wished, source)
+    faults = {symbol: _first_fault(check) for symbol, check in merged.items() if check.good.empty}
+    panel, dropped = _align(frames, _one_timeframe(health, timeframe, source), wished, source, faults)
     return LoadedPanel(panel, HealthSummary(health, (*errors, *dropped)), quarantine)
+
+
+def _first_fault(check: CandleCheck) -> str:
+    """Return the place and reason of a symbol's first quarantined row, for a symbol without any good one."""
+    if check.quarantine.empty:
+        return ""
+    row = check.quarantine.iloc[0]
+    return f"; {row['source']} row {row['row']} column {row['column']!r}: {REASONS[row['reason']]}, was {row['value']!r}"
 
 
 def _check_files(
@@ -165,19 +176,27 @@ def _within(frame: pd.DataFrame, start: Instant | None, end: Instant | None) -> 
 
 
 def _utc(instant: Instant) -> pd.Timestamp:
-    stamp = pd.Timestamp(instant)
+    try:
+        stamp = pd.Timestamp(instant)
+    except ValueError as error:
+        raise ConfigError(f"start and end must be times such as '2023-01-31', was {instant!r}") from error
     return stamp.tz_localize("UTC") if stamp.tz is None else stamp
 
 
 def _align(
-    frames: Mapping[str, pd.DataFrame], timeframe: str, wished: list[str], source: object
+    frames: Mapping[str, pd.DataFrame],
+    timeframe: str,
+    wished: list[str],
+    source: object,
+    faults: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Panel, list[FileError]]:
     """Make the panel from the symbols that have rows and share bars with others; name the rest."""
     absent = [symbol for symbol in wished if symbol not in frames]
     if absent:
         raise DataError(f"{source} has no candles of symbol {absent[0]}, has {sorted(frames)}")
     filled = {symbol: frames[symbol] for symbol in wished or frames if len(frames[symbol])}
-    dropped = [FileError(symbol, f"{symbol}: no usable candle") for symbol in frames if symbol not in filled]
+    empty = [symbol for symbol in frames if symbol not in filled]
+    dropped = [FileError(symbol, f"{symbol}: no usable candle{faults.get(symbol, '')}") for symbol in empty]
     lonely = unshared_symbols(filled) if len(filled) > 1 else []
     dropped += [FileError(symbol, f"{symbol}: no bar in common with any other symbol, left out") for symbol in lonely]
     kept = {symbol: frame for symbol, frame in filled.items() if symbol not in lonely}

@@ -40,6 +40,7 @@ class RunFolder:
         """Return the folder of a stage, running `build(folder)` only if no earlier run finished it."""
         finished, partial = self._work / name, self._work / f"{name}.part"
         if not finished.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             build(partial)
             os.replace(partial, finished)

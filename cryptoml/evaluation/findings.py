@@ -1,0 +1,50 @@
+"""Small tables of a run that stand beside the figures: the ensemble, its sweep, the control, the known ceiling."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from cryptoml.data.synthetic import SyntheticMarket
+from cryptoml.evaluation.candidates import EvaluationInput
+from cryptoml.evaluation.protocol import Evaluation
+from cryptoml.models.ensemble import Ensemble
+from cryptoml.training.sweep import SweepTrial
+
+__all__ = ["ceiling_table", "control_table", "ensemble_table", "sweep_table"]
+
+
+def ensemble_table(names: Sequence[str], ensemble: Ensemble) -> dict[str, Any]:
+    """Return the members' weights and the temperature."""
+    weights = {f"weight of {name}": weight for name, weight in zip(names, ensemble.weights, strict=True)}
+    return {**weights, "temperature": ensemble.calibration.temperature}
+
+
+def sweep_table(trials: Sequence[SweepTrial]) -> dict[str, Any]:
+    """Return one line per trial; the lowest loss won."""
+    return {f"trial {trial.number}": f"{trial.state}, loss {trial.loss}, {trial.parameters}" for trial in trials}
+
+
+def control_table(control: Evaluation) -> dict[str, Any]:
+    """Return what the run on shuffled labels hit, and what its mix of answers hits by chance.
+
+    It found nothing where the interval holds the chance.
+    """
+    figures = control.figures["direction"]
+    accuracy, chance = figures["accuracy"], figures["independence_accuracy"]
+    return {
+        "accuracy": accuracy["value"],
+        "interval": [accuracy["low"], accuracy["high"]],
+        "chance of its answers": chance,
+        "found nothing": accuracy["low"] <= chance <= accuracy["high"],
+    }
+
+
+def ceiling_table(market: SyntheticMarket, inputs: EvaluationInput, ensemble: Evaluation) -> dict[str, float]:
+    """Return how far the ensemble went from chance to the best possible accuracy of the built-in market."""
+    ceiling = market.direction_ceiling(inputs.horizon_bars, inputs.targets.threshold, inputs.bars)
+    accuracy = ensemble.figures["direction"]["accuracy"]["value"]
+    return {
+        "accuracy": accuracy,
+        "chance (majority class)": ceiling.majority_share,
+        "ceiling (true state known)": ceiling.accuracy,
+        "share of the way": ceiling.share_of_ceiling(accuracy),
+    }
