@@ -24,7 +24,7 @@ from cryptoml.features.selection import CORE_FEATURES
 from cryptoml.features.targets import TargetConfig
 from cryptoml.trading.config import TradingConfig
 from cryptoml.training.config import TrainingConfig
-from cryptoml.training.member import MemberConfig
+from cryptoml.training.member import CONTROL, MemberConfig
 from cryptoml.training.sweep import SweepConfig
 
 __all__ = ["PRESETS", "ExperimentConfig", "Preset", "WalkForwardConfig", "load_config", "preset"]
@@ -74,6 +74,8 @@ class ExperimentConfig(BaseModel):
         names = [member.name for member in self.members]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"members must have different names and be at least one, were {names}")
+        if CONTROL in names:
+            raise ValueError(f"members must not be called {CONTROL!r}, as the control run is, were {names}")
         return self
 
     def updated(self, **changes: Any) -> "ExperimentConfig":
@@ -155,11 +157,11 @@ def load_config(path: str | Path, base: ExperimentConfig | None = None) -> Exper
     """
     try:
         changes = yaml.safe_load(Path(path).read_text()) or {}
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"config file {path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(changes, dict):
         raise ConfigError(f"config file {path} must be a mapping of settings, was {type(changes).__name__}")
-    return (base or preset()).updated(**changes)
+    return _validated(_merged((base or preset()).model_dump(), changes))
 
 
 def _validated(values: Mapping[str, Any]) -> ExperimentConfig:

@@ -42,7 +42,7 @@ from cryptoml.features.targets import Targets, make_targets
 from cryptoml.models.bundle import Bundle, save_bundle
 from cryptoml.models.ensemble import Ensemble, Predictions
 from cryptoml.training.fold import ScaledFold, calibrated, forecast_test, scale_fold
-from cryptoml.training.member import FittedMember, FoldData, MemberTask, fit_member, load_fitted, save_fitted
+from cryptoml.training.member import CONTROL, FittedMember, FoldData, MemberTask, fit_member, load_fitted, save_fitted
 from cryptoml.training.sweep import SweepConfig, SweepTrial, apply_parameters, best_parameters, run_sweep
 
 __all__ = ["Market", "Outcome", "Stages", "compute_features", "fit_members", "open_market", "plan_folds", "run_pipeline"]
@@ -50,7 +50,6 @@ __all__ = ["Market", "Outcome", "Stages", "compute_features", "fit_members", "op
 logger = logging.getLogger(__name__)
 
 SYNTHETIC = "synthetic"
-CONTROL = "shuffled_labels"
 LIBRARIES = ("cryptoml", "torch", "numpy", "pandas", "TA-Lib")
 NOT_YET = {
     "probability of backtest overfitting": "needs the returns of every trial of a sweep, which short sweeps do not keep",

@@ -6,11 +6,12 @@ Everything that goes in or comes out is arrays and plain configuration, so it tr
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
 from jaxtyping import Float32
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
 from cryptoml.data.splits import Fold, Span
@@ -22,7 +23,20 @@ from cryptoml.training.chunks import ChunkLoader
 from cryptoml.training.config import EpochEnd, TrainingConfig
 from cryptoml.training.trainer import fit
 
-__all__ = ["FittedMember", "FoldData", "MemberConfig", "MemberTask", "fit_member", "load_fitted", "save_fitted", "shuffled"]
+__all__ = [
+    "CONTROL",
+    "FittedMember",
+    "FoldData",
+    "MemberConfig",
+    "MemberTask",
+    "fit_member",
+    "load_fitted",
+    "save_fitted",
+    "shuffled",
+]
+
+CONTROL = "shuffled_labels"
+"""Name of the control run, which no member may have."""
 
 
 class MemberConfig(BaseModel):
@@ -40,6 +54,12 @@ class MemberConfig(BaseModel):
     graph: bool = Field(True, description="Graph attention across assets after the encoder")
     learning_rate: float | None = Field(None, gt=0, description="Learning rate of this member; None takes the training config's")
     seed: int = Field(0, ge=0, description="Added to the experiment's seed")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"hidden_size must be a multiple of num_heads {self.num_heads}, was {self.hidden_size}")
+        return self
 
     def task(self, data: "FoldData", training: TrainingConfig, lookback: int, seed: int = 0) -> "MemberTask":
         """Return the whole fit for given data.
@@ -130,7 +150,7 @@ def save_fitted(path: Path, fitted: FittedMember) -> None:
         "validation_loss": fitted.validation_loss,
         "seconds": fitted.seconds,
     }
-    write_tensors(path, {name: torch.from_numpy(value) for name, value in fitted.weights.items()}, document)
+    write_tensors(path, {name: torch.from_numpy(np.array(value)) for name, value in fitted.weights.items()}, document)
 
 
 def load_fitted(path: Path) -> FittedMember:
