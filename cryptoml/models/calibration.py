@@ -62,10 +62,12 @@ def conformal_shifts(
     outcomes: Float[np.ndarray, "sample horizon"],
     levels: tuple[float, ...],
 ) -> Float[np.ndarray, "horizon quantile"]:
-    """Shift per quantile that gives it its nominal coverage on these samples (split conformal, one-sided).
+    """Shift per quantile that gives each central interval its nominal coverage on these samples.
 
-    Levels from 0.5 up take the next larger order statistic, lower ones the next smaller, so intervals err on the wide
-    side (Vovk et al. 2005; Romano et al. 2019, theorem 1, per side). Samples with NaN are left out.
+    Conformalised quantile regression in its symmetric form (Romano et al. 2019, eq. 5 and theorem 1): of each pair of
+    levels (a, 1 - a) the lower one moves down and the upper one up by one distance (which may be negative, but never so
+    far that they cross). The median and levels without a partner stay: moving them would fit the market's drift over the
+    validation span. Samples with NaN are left out.
 
     Raises:
         ValueError: shapes that do not fit, or a horizon without any sample.
@@ -75,20 +77,29 @@ def conformal_shifts(
             f"quantiles must have shape [sample, horizon, {len(levels)}] for outcomes of shape {list(outcomes.shape)}, "
             f"was {list(quantiles.shape)}"
         )
-    residuals = outcomes[..., None].astype(np.float64) - quantiles
-    shifts = np.empty(residuals.shape[1:])
-    for horizon, level in np.ndindex(shifts.shape):
-        shifts[horizon, level] = _order_statistic(residuals[:, horizon, level], levels[level])
+    shifts = np.zeros(quantiles.shape[1:])
+    for horizon in range(quantiles.shape[1]):
+        values = quantiles[:, horizon].astype(np.float64)
+        known = np.isfinite(outcomes[:, horizon]) & np.isfinite(values).all(axis=-1)
+        if not known.any():
+            raise ValueError("quantiles and outcomes must share at least one finite sample per horizon, had none")
+        for low, high in _central_pairs(levels):
+            widening = _widening(values[known], outcomes[known, horizon], low, high, levels[high] - levels[low])
+            shifts[horizon, low], shifts[horizon, high] = -widening, widening
     return shifts
 
 
-def _order_statistic(residuals: Float[np.ndarray, " sample"], level: float) -> float:
-    ordered = np.sort(residuals[np.isfinite(residuals)])
-    if not len(ordered):
-        raise ValueError("quantiles and outcomes must share at least one finite sample per horizon, had none")
-    position = (len(ordered) + 1) * level
-    rank = np.ceil(position) if level >= 0.5 else np.floor(position)
-    return float(ordered[int(np.clip(rank, 1, len(ordered))) - 1])
+def _central_pairs(levels: tuple[float, ...]) -> list[tuple[int, int]]:
+    """Positions of the pairs of levels (a, 1 - a) with a below one half."""
+    pairs = [(low, high) for low in range(len(levels)) for high in range(low + 1, len(levels))]
+    return [(low, high) for low, high in pairs if abs(levels[low] + levels[high] - 1.0) < 1e-9]
+
+
+def _widening(values: np.ndarray, outcomes: np.ndarray, low: int, high: int, coverage: float) -> float:
+    """Distance by which both ends move out so that `coverage` of the outcomes lie between them."""
+    outside = np.sort(np.maximum(values[:, low] - outcomes, outcomes - values[:, high]))
+    rank = int(np.clip(np.ceil((len(outside) + 1) * coverage), 1, len(outside)))
+    return float(max(outside[rank - 1], -0.5 * (values[:, high] - values[:, low]).min()))
 
 
 def _mixture_weights(likelihood: Float[np.ndarray, "member sample"]) -> Float[np.ndarray, " member"]:

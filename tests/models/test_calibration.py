@@ -39,19 +39,29 @@ def test_temperature_undoes_overconfidence() -> None:
     assert fit_temperature(honest, labels) == pytest.approx(1.0, rel=0.05)
 
 
-def test_shifts_give_nominal_coverage() -> None:
+def test_shifts_give_central_intervals_their_nominal_coverage() -> None:
     generator = np.random.default_rng(0)
-    outcomes = generator.normal(2.0, 3.0, (4000, 2))
-    levels = (0.1, 0.5, 0.9)
-    shifts = conformal_shifts(np.zeros((4000, 2, 3)), outcomes, levels)
-    fresh = generator.normal(2.0, 3.0, (20_000, 1, 1))
-    assert np.allclose((fresh <= shifts).mean(0), levels, atol=0.03)
+    outcomes = generator.normal(0.0, 3.0, (4000, 2))
+    levels = (0.05, 0.1, 0.5, 0.9, 0.95)
+    guessed = np.broadcast_to(np.array([-2.0, -1.0, 0.0, 1.0, 9.0]), (4000, 2, 5))
+    shifted = guessed[0] + conformal_shifts(guessed, outcomes, levels)
+    fresh = generator.normal(0.0, 3.0, (20_000, 1))
+    for low, high, nominal in ((0, 4, 0.9), (1, 3, 0.8)):
+        covered = (fresh >= shifted[:, low]) & (fresh <= shifted[:, high])
+        assert np.allclose(covered.mean(0), nominal, atol=0.03)
+
+
+def test_shifts_never_move_the_median_and_are_symmetric() -> None:
+    outcomes = np.random.default_rng(1).normal(5.0, 1.0, (500, 1))
+    shifts = conformal_shifts(np.tile([-1.0, 0.0, 1.0], (500, 1, 1)), outcomes, (0.1, 0.5, 0.9))
+    assert shifts[0, 1] == 0.0
+    assert shifts[0, 0] == -shifts[0, 2] < 0.0
 
 
 def test_shifts_leave_out_missing_outcomes_and_err_on_the_wide_side() -> None:
     outcomes = np.array([[1.0], [2.0], [np.nan], [3.0]])
     shifts = conformal_shifts(np.zeros((4, 1, 3)), outcomes, (0.1, 0.5, 0.9))
-    assert shifts.tolist() == [[1.0, 2.0, 3.0]]
+    assert shifts.tolist() == [[-3.0, 0.0, 3.0]]
 
 
 def test_bad_inputs_are_named() -> None:
