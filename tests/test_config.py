@@ -139,9 +139,9 @@ class TestFile:
     def test_that_is_no_text_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "experiment.yaml"
         path.write_bytes(b"\xff\xfe\x00bad\x80")
-        with pytest.raises(ConfigError, match="experiment.yaml"):
+        with pytest.raises(ConfigError, match=r"experiment\.yaml"):
             load_config(path)
 
     def test_that_is_absent_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="absent.yaml cannot be read"):
+        with pytest.raises(ConfigError, match=r"absent\.yaml cannot be read"):
             load_config(tmp_path / "absent.yaml")

@@ -7,6 +7,7 @@ import numpy as np
 
 from cryptoml.data.schema import parse_timeframe
 from cryptoml.data.splits import Fold
+from cryptoml.errors import DataError
 from cryptoml.features.engineer import FeaturePanel
 from cryptoml.features.scaling import FeatureScaler, ScalingConfig
 from cryptoml.features.targets import TargetConfig, Targets
@@ -36,14 +37,24 @@ def scale_fold(
 
 
 def calibrated(members: Sequence[Forecaster], data: FoldData, lookback: int) -> Ensemble:
-    """Weigh and calibrate the members on the validation span."""
+    """Weigh and calibrate the members on the validation span.
+
+    Raises:
+        DataError: No bar of the validation span has labels and features.
+    """
     span = data.fold.validation
     bars = slice(max(span.start - lookback + 1, 0), span.stop)
     normalised = [predict_member(member, data.features[:, bars], lookback) for member in members]
     scale = data.targets.sigma[:, bars, None] * np.sqrt(np.asarray(data.config.horizons, dtype=np.float32))
     with np.errstate(divide="ignore", invalid="ignore"):
         returns = data.targets.log_return[:, bars] / scale
-    return fit_ensemble(members, normalised, data.targets.direction[:, bars], returns)
+    direction = data.targets.direction[:, bars]
+    known = np.isfinite(returns) & np.isfinite(normalised[0].probabilities[..., :1]) & (direction >= 0)[..., None]
+    if not known.any(axis=(0, 1)).all():
+        raise DataError(
+            f"validation bars {span.start} to {span.stop - 1} hold no label to calibrate on: too many gaps in the data"
+        )
+    return fit_ensemble(members, normalised, direction, returns)
 
 
 def forecast_test(ensemble: Ensemble, data: FoldData, lookback: int) -> Predictions:

@@ -16,6 +16,7 @@ from torch import nn
 
 from cryptoml.data.splits import Fold, Span
 from cryptoml.data.windows import chunk_spans
+from cryptoml.errors import DataError
 from cryptoml.features.targets import TargetConfig, Targets
 from cryptoml.models.forecaster import Architecture, Forecaster, ForecasterConfig, build_forecaster
 from cryptoml.training.checkpoint import CHECKPOINT_NAME, read_tensors, write_tensors
@@ -157,11 +158,14 @@ def load_fitted(path: Path) -> FittedMember:
     """Read what `save_fitted` wrote.
 
     Raises:
-        DataError: The file is absent or damaged.
+        DataError: The file is absent, damaged, or holds something else.
     """
     tensors, document = read_tensors(path)
-    document["forecaster"] = ForecasterConfig.model_validate(document["forecaster"])
-    return FittedMember(weights={name: value.numpy() for name, value in tensors.items()}, **document)
+    try:
+        forecaster = ForecasterConfig.model_validate(document.pop("forecaster"))
+        return FittedMember(forecaster=forecaster, weights={name: value.numpy() for name, value in tensors.items()}, **document)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} must hold a fitted member: {error}") from error
 
 
 def fit_member(

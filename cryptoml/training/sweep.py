@@ -90,21 +90,28 @@ def run_trial(
 
 
 def run_sweep(data: FoldData, task: MemberTask, config: SweepConfig) -> list[SweepTrial]:
-    """Try configurations one after the other in this process; a failed one is recorded and the rest go on."""
+    """Try configurations one after the other in this process; a failed one is recorded and the rest go on.
+
+    Raises:
+        CryptomlError: Every trial failed; the message is that of the last.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="minimize", sampler=optuna.samplers.TPESampler(seed=task.training.seed))
-    trials = []
+    trials: list[SweepTrial] = []
+    failure: CryptomlError | None = None
     for number in tqdm(range(config.num_trials), desc="sweep", unit="trial", disable=None, leave=False):
         trial, started = study.ask(), time.perf_counter()
         parameters = config.space.suggest(trial)
         try:
             loss: float | None = run_trial(data, task, parameters, config.max_epochs)
             study.tell(trial, loss)
-        except CryptomlError:
-            loss = None
+        except CryptomlError as error:
+            loss, failure = None, error
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
         state = "FAIL" if loss is None else "COMPLETE"
         trials.append(SweepTrial(number, parameters, loss, time.perf_counter() - started, state))
+    if failure is not None and all(trial.loss is None for trial in trials):
+        raise CryptomlError(f"every trial of the sweep failed, the last with: {failure}") from failure
     return trials
 
 

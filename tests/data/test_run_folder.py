@@ -23,7 +23,11 @@ def never(folder: Path) -> None:
 
 
 def broken(folder: Path) -> None:
-    (folder / "result.txt").write_text("half")
+    broken_file(folder / "result.txt")
+
+
+def broken_file(path: Path) -> None:
+    path.write_text("half")
     raise Interrupted
 
 
@@ -85,7 +89,6 @@ class TestPublish:
         target = tmp_path / "table.txt"
         target.write_text("old")
         with pytest.raises(Interrupted), publish_file(target) as path:
-            path.write_text("half")
-            raise Interrupted
+            broken_file(path)
         assert target.read_text() == "old"
         assert list(tmp_path.iterdir()) == [target]

@@ -5,9 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from cryptoml.data.splits import walk_forward
 from cryptoml.data.windows import chunk_spans
 from cryptoml.features.targets import TargetConfig, Targets, make_targets
 from cryptoml.training.chunks import ChunkLoader
+from cryptoml.training.config import TrainingConfig
+from cryptoml.training.member import FoldData, MemberConfig, MemberTask
 
 NUM_BARS, LOOKBACK = 400, 8
 TARGETS = TargetConfig(
@@ -46,3 +49,18 @@ def loader(market: tuple[np.ndarray, Targets]) -> Callable[..., ChunkLoader]:
         return ChunkLoader(features, targets, spans, **{"batch_size": 3, "target_config": TARGETS} | options)
 
     return make
+
+
+@pytest.fixture(scope="package")
+def fold_data(market: tuple[np.ndarray, Targets]) -> FoldData:
+    """One fold of the market: train [0, 252), validation [260, 312), test [320, 400)."""
+    features, targets = market
+    fold = walk_forward(NUM_BARS, test_start=320, label_bars=4, embargo_bars=4, validation_bars=52)[0]
+    return FoldData(features, targets, fold, TARGETS, ("AUSDT", "BUSDT"))
+
+
+@pytest.fixture(scope="package")
+def task(fold_data: FoldData) -> MemberTask:
+    """A small member of two epochs."""
+    member = MemberConfig(name="tcn", architecture="tcn", hidden_size=8, num_heads=2)
+    return member.task(fold_data, TrainingConfig(max_epochs=2, chunk_bars=64, batch_size=4), LOOKBACK, seed=3)
