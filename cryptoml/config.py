@@ -98,7 +98,7 @@ def _narrow_space(hidden_size: int, num_heads: int) -> dict[str, Any]:
         "num_heads": (num_heads,),
         "num_layers": (1,),
         "batch_size": (8,),
-        "learning_rate": (5e-4, 5e-3),
+        "learning_rate": (5e-4, 3e-3),
         "dropout": (0.05, 0.3),
     }
 
@@ -112,14 +112,14 @@ _PRESETS: dict[str, dict[str, Any]] = {
             {"name": "tft", "architecture": "tft", "hidden_size": 16, "num_heads": 2, "variable_size": 4},
             {"name": "tcn", "architecture": "tcn", "hidden_size": 16, "num_heads": 2, "seed": 1},
         ),
-        "training": {"max_epochs": 8, "patience": 3, "chunk_bars": 128},
+        "training": {"max_epochs": 10, "patience": 4, "lr_patience": 1, "chunk_bars": 128},
         "sweep": {"num_trials": 2, "max_epochs": 2, "space": _narrow_space(hidden_size=16, num_heads=2)},
         "bootstrap": {"num_draws": 200},
     },
     "baseline": {
         "features": {"include": CORE_FEATURES},
-        "market": {"num_assets": 6, "num_bars": 10000},
-        "training": {"max_epochs": 12, "patience": 4},
+        "market": {"num_assets": 6, "num_bars": 16000},
+        "training": {"max_epochs": 24, "patience": 6, "lr_patience": 1},
         "sweep": {"num_trials": 4, "max_epochs": 2, "space": _narrow_space(hidden_size=32, num_heads=4)},
     },
     "production": {
