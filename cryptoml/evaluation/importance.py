@@ -14,7 +14,7 @@ SAMPLED_BARS = 512
 
 
 def feature_importance(members: Sequence[Forecaster], features: np.ndarray, names: Sequence[str]) -> dict[str, float]:
-    """Return the mean selection weight of every feature, largest first, summing to 1; empty where no member selects.
+    """Return the mean selection weight of every feature, largest first, summing to 1; empty where no member selects or nothing is present.
 
     Args:
         members: Forecasters; those without variable selection are left out.
@@ -29,7 +29,8 @@ def feature_importance(members: Sequence[Forecaster], features: np.ndarray, name
             selection = member.explain(window, present).get("variable_selection")
         if selection is not None:
             flat = selection.float().flatten(0, -2)
-            weights.append(flat[flat.sum(dim=-1) > 0].mean(dim=0).numpy())
+            used = flat[flat.sum(dim=-1) > 0]
+            weights += [used.mean(dim=0).numpy()] if len(used) else []
     if not weights:
         return {}
     mean = np.mean(weights, axis=0)
