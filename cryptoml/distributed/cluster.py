@@ -32,8 +32,10 @@ def cluster(address: str | None = None, num_cpus: int | None = None) -> Iterator
     address = address or os.environ.get("RAY_ADDRESS")
     try:
         _join(address) if address else _start(num_cpus)
-    except (ConnectionError, TimeoutError, RuntimeError) as error:
-        raise ConfigError(f"RAY_ADDRESS {address!r} cannot be joined: {error}") from error
+    except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+        what = f"RAY_ADDRESS {address!r} cannot be joined" if address else "Ray cannot be started on this machine"
+        raise ConfigError(f"{what}: {' '.join(str(error).split())}") from error
+    _quieten()
     try:
         yield
     finally:
@@ -46,6 +48,7 @@ def _join(address: str) -> None:
 
 def _start(num_cpus: int | None) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # says at each start that tokens are in use
     ray.init(
         address="local",
         num_cpus=num_cpus,
@@ -54,6 +57,15 @@ def _start(num_cpus: int | None) -> None:
         log_to_driver=False,
         logging_level=logging.WARNING,
     )
+
+
+def _quieten() -> None:
+    """Leave the terminal to progress bars and the job's own lines; Ray Data's plans still go to its log file."""
+    import ray.data
+
+    for handler in logging.getLogger(ray.data.__name__).handlers:
+        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+            handler.setLevel(logging.ERROR)
 
 
 def num_slots(cpus_per_task: float, gpus_per_task: float = 0.0) -> int:

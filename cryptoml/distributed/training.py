@@ -14,8 +14,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from ray import train
 from ray.train.torch import TorchTrainer, prepare_model
-from tqdm import tqdm
 
+from cryptoml.distributed.progress import epoch_counter, wait_with_progress
 from cryptoml.errors import CryptomlError
 from cryptoml.training.config import EpochEnd
 from cryptoml.training.member import FittedMember, FoldData, MemberTask, fit_member, load_fitted, save_fitted
@@ -34,12 +34,13 @@ class WorkerConfig(BaseModel):
     cpus: float = Field(1.0, gt=0, description="CPUs of one worker")
     gpus: float = Field(0.0, ge=0, description="GPUs of one worker; a fraction shares one")
     max_failures: int = Field(2, ge=0, description="Worker failures from which one run recovers")
+    max_concurrent: int | None = Field(None, ge=1, description="Members fitted at once; None is as many as the cluster holds")
 
 
 def fit_members(
     data: FoldData, tasks: Sequence[MemberTask], folder: str, *, workers: WorkerConfig | None = None
 ) -> list[FittedMember]:
-    """Fit all tasks on the cluster, as many at once as its resources admit; results in the order of `tasks`.
+    """Fit all tasks on the cluster, as many at once as it holds; results in the order of `tasks`.
 
     Args:
         data: The fold, shared by all tasks.
@@ -50,16 +51,10 @@ def fit_members(
     Raises:
         CryptomlError: A member failed more often than `max_failures`.
     """
-    workers, shared = workers or WorkerConfig(), ray.put(data)
-    runs = {_run.remote([shared], task, folder, workers): task.name for task in tasks}
-    fitted: dict[str, FittedMember] = {}
-    with tqdm(total=len(runs), desc="members", unit="fit", disable=None, leave=False) as bar:
-        waiting = list(runs)
-        while waiting:
-            done, waiting = ray.wait(waiting)
-            fitted |= {runs[run]: _result(run, runs[run]) for run in done}
-            bar.update(len(done))
-    return [fitted[task.name] for task in tasks]
+    workers, shared, counter = workers or WorkerConfig(), ray.put(data), epoch_counter()
+    runs = [_run.remote([shared], task, folder, workers, counter) for task in tasks]
+    wait_with_progress(runs, counter, sum(task.training.max_epochs for task in tasks), "members")
+    return [_result(run, task.name) for run, task in zip(runs, tasks, strict=True)]
 
 
 def _result(run: ray.ObjectRef, name: str) -> FittedMember:
@@ -70,11 +65,11 @@ def _result(run: ray.ObjectRef, name: str) -> FittedMember:
 
 
 @ray.remote(num_cpus=0.01)
-def _run(shared: list[ray.ObjectRef], task: MemberTask, folder: str, workers: WorkerConfig) -> FittedMember:
+def _run(shared: list[ray.ObjectRef], task: MemberTask, folder: str, workers: WorkerConfig, counter: Any) -> FittedMember:
     """Drive one Train run; `shared` is a list so that Ray passes the reference on instead of fetching the arrays."""
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"shared": shared, "task": task},
+        train_loop_config={"shared": shared, "task": task, "counter": counter},
         scaling_config=train.ScalingConfig(
             num_workers=workers.num_workers,
             use_gpu=workers.gpus > 0,
@@ -106,6 +101,7 @@ def _work(config: dict[str, Any]) -> None:
         def report(event: EpochEnd) -> None:
             checkpoint = train.Checkpoint.from_directory(folder) if event.checkpoint is not None else None
             train.report(event.metrics, checkpoint=checkpoint)
+            config["counter"].tick.remote()
 
         fitted = fit_member(
             ray.get(config["shared"][0]),

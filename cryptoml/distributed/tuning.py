@@ -9,6 +9,7 @@ import tempfile
 from functools import partial
 from typing import Any
 
+import optuna
 import ray
 import torch
 from ray import tune
@@ -16,6 +17,7 @@ from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 
 from cryptoml.distributed.cluster import num_slots
+from cryptoml.distributed.progress import SweepProgress
 from cryptoml.errors import CryptomlError
 from cryptoml.training.member import FoldData, MemberTask
 from cryptoml.training.search_space import SearchSpace
@@ -33,6 +35,7 @@ def run_sweep(data: FoldData, task: MemberTask, config: SweepConfig, *, cpus_per
         CryptomlError: Every trial failed.
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     search = OptunaSearch(space=partial(_draw, config.space), metric=METRIC, mode="min", seed=task.training.seed)
     trainable = tune.with_parameters(_trial, shared=[ray.put(data)], task=task, max_epochs=config.max_epochs)
     with tempfile.TemporaryDirectory(prefix="cryptoml-sweep-") as folder:
@@ -43,7 +46,7 @@ def run_sweep(data: FoldData, task: MemberTask, config: SweepConfig, *, cpus_per
                 num_samples=config.num_trials,
                 reuse_actors=True,
             ),
-            run_config=tune.RunConfig(storage_path=folder, verbose=0),
+            run_config=tune.RunConfig(storage_path=folder, verbose=0, callbacks=[SweepProgress(config.num_trials)]),
         )
         grid = tuner.fit()
         trials = [_record(number, grid[number]) for number in range(len(grid))]

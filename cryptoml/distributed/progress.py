@@ -1,0 +1,61 @@
+"""One progress bar on the driver, fed from workers anywhere."""
+
+from typing import Any
+
+import ray
+from ray import tune
+from tqdm import tqdm
+
+__all__ = ["SweepProgress", "epoch_counter", "wait_with_progress"]
+
+POLL_SECONDS = 1.0
+
+
+class _Counter:
+    """Counts finished epochs over all runs."""
+
+    def __init__(self) -> None:
+        self.epochs = 0
+
+    def tick(self) -> None:
+        """Count one epoch."""
+        self.epochs += 1
+
+    def count(self) -> int:
+        """Return the epochs counted so far."""
+        return self.epochs
+
+
+def epoch_counter() -> Any:
+    """Start the actor whose `tick` workers call after each epoch."""
+    return ray.remote(num_cpus=0)(_Counter).remote()
+
+
+def wait_with_progress(runs: list[ray.ObjectRef], counter: Any, total_epochs: int, label: str) -> None:
+    """Wait until all runs have ended, showing the epochs counted meanwhile; early stopping may end before the total."""
+    waiting = list(runs)
+    with tqdm(total=total_epochs, desc=label, unit="epoch", disable=None, leave=False) as bar:
+        while waiting:
+            _, waiting = ray.wait(waiting, timeout=POLL_SECONDS)
+            bar.set_postfix(running=len(waiting), refresh=False)
+            counted = ray.get(counter.count.remote())
+            bar.update(counted - bar.n)
+
+
+class SweepProgress(tune.Callback):
+    """Shows how many trials of a sweep have ended."""
+
+    def __init__(self, num_trials: int) -> None:
+        self.bar = tqdm(total=num_trials, desc="sweep", unit="trial", disable=None, leave=False)
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: object, **info: object) -> None:
+        """Count a trial that ended."""
+        self.bar.update()
+
+    def on_trial_error(self, iteration: int, trials: list, trial: object, **info: object) -> None:
+        """Count a trial that failed."""
+        self.bar.update()
+
+    def on_experiment_end(self, trials: list, **info: object) -> None:
+        """Take the bar away."""
+        self.bar.close()
