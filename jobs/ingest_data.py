@@ -30,7 +30,7 @@ class IngestConfig:
     Exit code: 0 all went well, 1 some sources failed, 2 nothing could be done.
     """
 
-    lake: str
+    lake: str = "lake"
     """Folder or s3://bucket/prefix?endpoint_override=... of the lake."""
     exchange: str | None = None
     """Exchange to download candles from, by ccxt's name (binance, kraken, ...); needs cryptoml[exchange]."""
