@@ -3,6 +3,7 @@
 Runs on a private Ray cluster on this machine, or on the one that RAY_ADDRESS names.
 """
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ from cryptoml.pipeline import Market, Outcome, open_market, run_pipeline
 from jobs.command_line import run
 
 __all__ = ["PipelineArguments", "main"]
+
+NOISE = "worker processes have been started"
+"""Ray's remark that side-by-side training runs need several processes; Ray reads the setting when it is imported."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ def _config(arguments: PipelineArguments) -> ExperimentConfig:
 def _run(arguments: PipelineArguments, config: ExperimentConfig, market: Market) -> Outcome:
     if arguments.engine == "local":
         return run_pipeline(config, market, arguments.out, train_end=arguments.train_end)
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", NOISE)
     from cryptoml.distributed.cluster import cluster
     from cryptoml.distributed.stages import ray_stages
 

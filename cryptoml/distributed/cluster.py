@@ -60,9 +60,13 @@ def _start(num_cpus: int | None) -> None:
 
 
 def _quieten() -> None:
-    """Leave the terminal to progress bars and the job's own lines; Ray Data's plans still go to its log file."""
+    """Leave the terminal to progress bars and the job's own lines.
+
+    Ray Data's plans still go to its log file; the sweep itself says which trials failed.
+    """
     import ray.data
 
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     for handler in logging.getLogger(ray.data.__name__).handlers:
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
             handler.setLevel(logging.ERROR)

@@ -4,6 +4,7 @@ The fold's arrays lie once in the object store; trial actors are reused. Trials 
 same in any order, so a short sweep (up to ten trials, which Optuna draws at random) repeats exactly for a seed.
 """
 
+import logging
 import os
 import tempfile
 from functools import partial
@@ -25,6 +26,8 @@ from cryptoml.training.sweep import SweepConfig, SweepTrial, run_trial
 
 __all__ = ["run_sweep"]
 
+logger = logging.getLogger(__name__)
+
 METRIC = "val_loss"
 
 
@@ -32,7 +35,7 @@ def run_sweep(data: FoldData, task: MemberTask, config: SweepConfig, *, cpus_per
     """Try `config.num_trials` configurations, as many at once as the cluster holds; a failed one is recorded.
 
     Raises:
-        CryptomlError: Every trial failed.
+        CryptomlError: Every trial failed; the message is that of the last.
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -51,7 +54,7 @@ def run_sweep(data: FoldData, task: MemberTask, config: SweepConfig, *, cpus_per
         grid = tuner.fit()
         trials = [_record(number, grid[number]) for number in range(len(grid))]
     if all(trial.state == "FAIL" for trial in trials):
-        raise CryptomlError("every trial of the sweep failed")
+        raise CryptomlError(f"every trial of the sweep failed, the last with: {_reason(grid[len(grid) - 1])}")
     return trials
 
 
@@ -70,4 +73,11 @@ def _record(number: int, result: "tune.Result") -> SweepTrial:
     metrics = result.metrics or {}
     loss = metrics.get(METRIC)
     state = "COMPLETE" if result.error is None and loss is not None else "FAIL"
+    if state == "FAIL":
+        logger.warning("trial %d of the sweep failed: %s", number, _reason(result))
     return SweepTrial(number, dict(result.config or {}), loss, float(metrics.get("time_total_s", 0.0)), state)
+
+
+def _reason(result: "tune.Result") -> str:
+    """Return the last line of a trial's error, which holds its message."""
+    return str(result.error).strip().splitlines()[-1] if result.error is not None else "it reported no loss"

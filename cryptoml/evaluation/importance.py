@@ -14,7 +14,9 @@ SAMPLED_BARS = 512
 
 
 def feature_importance(members: Sequence[Forecaster], features: np.ndarray, names: Sequence[str]) -> dict[str, float]:
-    """Return the mean selection weight of every feature, largest first, summing to 1; empty where no member selects or nothing is present.
+    """Return the mean selection weight of every feature, largest first, summing to 1.
+
+    Empty where no member selects, or nothing is present.
 
     Args:
         members: Forecasters; those without variable selection are left out.

@@ -4,6 +4,7 @@ A trial learns from the training span and is scored on the validation span of on
 `suggest` function feeds this module and the cluster's sweep.
 """
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +21,8 @@ from cryptoml.training.member import FoldData, MemberTask, fit_member
 from cryptoml.training.search_space import SearchSpace
 
 __all__ = ["SweepConfig", "SweepTrial", "apply_parameters", "best_parameters", "run_sweep", "run_trial"]
+
+logger = logging.getLogger(__name__)
 
 
 class SweepConfig(BaseModel):
@@ -107,6 +110,7 @@ def run_sweep(data: FoldData, task: MemberTask, config: SweepConfig) -> list[Swe
             study.tell(trial, loss)
         except CryptomlError as error:
             loss, failure = None, error
+            logger.warning("trial %d of the sweep failed: %s", number, error)
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
         state = "FAIL" if loss is None else "COMPLETE"
         trials.append(SweepTrial(number, parameters, loss, time.perf_counter() - started, state))
