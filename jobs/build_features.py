@@ -1,0 +1,92 @@
+"""Features of a lake, as partitioned Parquet files, on Ray.
+
+python -m jobs.build_features --lake LAKE --out FEATURES --timeframe 1h --symbols BTC/USDT ETH/USDT
+
+Runs on a private Ray cluster on this machine, or on the one that RAY_ADDRESS names.
+"""
+
+import sys
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from cryptoml.errors import ConfigError
+from cryptoml.features.engineer import AdvancedFeatureEngineer
+from cryptoml.features.store import FeatureLakeReport, build_feature_lake
+from cryptoml.features.store.build import CHUNK_BARS
+from jobs.command_line import run
+
+__all__ = ["FeaturesArguments", "main"]
+
+
+@dataclass(frozen=True)
+class FeaturesArguments:
+    """Compute the features of a lake's candles and tables; running it again computes only what is missing or has changed.
+
+    Writes OUT/features/timeframe=1h/symbol=BTCUSDT/*.parquet, OUT/cross_section/timeframe=1h/*.parquet, and
+    OUT/features/timeframe=1h/_status.csv: one row per file. A file that cannot be built is named, and the others go on.
+
+    Exit code: 0 all is up to date, 1 some files failed, 2 nothing could be done, 130 interrupted.
+    """
+
+    lake: str
+    """Lake of candles: a folder or s3://bucket/prefix?endpoint_override=..."""
+    out: str
+    """Where the features go: a folder or s3:// address that every node of the cluster reaches."""
+    timeframe: str = "1h"
+    """Length of a bar."""
+    symbols: tuple[str, ...] = ()
+    """Markets, such as BTC/USDT ETH/USDT; the cross-section is taken over these. All by default."""
+    include: tuple[str, ...] = ()
+    """Features by name, with * for any text, such as 'momentum_rsi_*'; all by default."""
+    categories: tuple[str, ...] = ()
+    """Categories of features, such as price volume cross_section; all by default."""
+    chunk_bars: int = CHUNK_BARS
+    """Bars of one symbol per task and file."""
+    retries: int = 1
+    """How often a failed file is tried again."""
+    engine: Literal["ray", "local"] = "ray"
+    """ray: side by side on Ray; local: one after the other in this process."""
+
+
+def main(arguments: FeaturesArguments) -> int:
+    """Run the job, print one status row per file, and return the exit code."""
+    for name, least in (("chunk_bars", 1), ("retries", 0)):
+        if getattr(arguments, name) < least:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, was {getattr(arguments, name)}")
+    report = _build(arguments, _engineer(arguments))
+    sys.stdout.write(f"{report.to_text()}\n")
+    return 1 if report.failed else 0
+
+
+def _engineer(arguments: FeaturesArguments) -> AdvancedFeatureEngineer:
+    return AdvancedFeatureEngineer(
+        {
+            "timeframe": arguments.timeframe,
+            "include": arguments.include or None,
+            "categories": arguments.categories or None,
+        }
+    )
+
+
+def _build(arguments: FeaturesArguments, engineer: AdvancedFeatureEngineer) -> FeatureLakeReport:
+    build = partial(
+        build_feature_lake,
+        arguments.lake,
+        arguments.out,
+        engineer,
+        symbols=arguments.symbols,
+        chunk_bars=arguments.chunk_bars,
+        retries=arguments.retries,
+    )
+    if arguments.engine == "local":
+        return build()
+    from cryptoml.distributed.cluster import cluster
+    from cryptoml.distributed.feature_lake import run_on_ray
+
+    with cluster():
+        return build(run=run_on_ray)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, FeaturesArguments))
