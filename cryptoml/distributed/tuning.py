@@ -38,6 +38,7 @@ def run_sweep(data: FoldData, task: MemberTask, config: SweepConfig, *, cpus_per
         CryptomlError: Every trial failed; the message is that of the last.
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # its handler takes Ctrl-C for the end of the sweep, and stays afterwards
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     search = OptunaSearch(space=partial(_draw, config.space), metric=METRIC, mode="min", seed=task.training.seed)
     trainable = tune.with_parameters(_trial, shared=[ray.put(data)], task=task, max_epochs=config.max_epochs)

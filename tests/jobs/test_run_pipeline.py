@@ -212,12 +212,14 @@ class TestRay:
     ) -> None:
         out = tmp_path / "out"
         arguments = ("--data", "synthetic", "--out", out, "--config", settings, "--preset", "debug", "--engine", "ray")
-        first = start(environment, *arguments)
-        wait_for(next_stage(out, first, "sweep"), first, 300)
-        _, err = interrupted(first)
-        assert first.returncode == 130, err
-        assert "Traceback" not in err
-        assert [path.name for path in out.iterdir()] == [".work"]
+        for stage in ("sweep.part", "sweep"):
+            first = start(environment, *arguments)
+            wait_for(next_stage(out, first, stage), first, 300)
+            time.sleep(3)
+            _, err = interrupted(first)
+            assert first.returncode == 130, err
+            assert "Traceback" not in err
+            assert [path.name for path in out.iterdir()] == [".work"]
 
         second = start(environment, *arguments)
         shown, err = second.communicate(timeout=600)
