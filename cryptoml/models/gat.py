@@ -39,13 +39,16 @@ def sparsemax(scores: Float[Tensor, "*lead item"], mask: Bool[Tensor, "*lead ite
 class GraphAttentionLayer(nn.Module):
     """Multi-head graph attention over a dense mask or an edge list.
 
+    Complete as in the paper and its code, except for what surrounds a layer: the caller applies the activation (ELU
+    between layers) and adds self-loops to the graph where a node should see itself.
+
     Args:
         in_features: width of the input.
         out_features: width of the output, after concatenation of the heads.
         num_heads: number of heads.
         concat: concatenate the heads (`out_features / num_heads` wide each), else average heads of full width.
-        dropout: fraction of input features dropped.
-        attention_dropout: fraction of attention weights dropped.
+        dropout: fraction dropped of input features and of the projected features that are gathered, as in the paper's code.
+        attention_dropout: fraction of normalised attention weights dropped.
         dynamic: score as GATv2 (Brody et al. 2022, eq. 7), where each target can rank sources in its own order; else
             as GAT (Velickovic et al. 2018, eq. 3).
 
@@ -79,13 +82,14 @@ class GraphAttentionLayer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw all weights after Glorot, as the paper's own code does."""
-        for weight in (self.source.weight, self.score_source):
-            nn.init.xavier_uniform_(weight)
-        if self.target is not None:
-            nn.init.xavier_uniform_(self.target.weight)
-        if self.score_target is not None:
-            nn.init.xavier_uniform_(self.score_target)
+        """Draw all weights after Glorot and Bengio 2010, head by head, and set the bias to 0."""
+        for projection in (self.source, self.target):
+            if projection is not None:
+                _glorot(projection.weight, self.in_features + self.head_size)
+        for vector in (self.score_source, self.score_target):
+            if vector is not None:
+                _glorot(vector, self.head_size + 1)
+        nn.init.zeros_(self.bias)
 
     def forward(
         self, x: Float[Tensor, "batch node feature"], mask: Tensor | None = None, edge_index: Tensor | None = None
@@ -93,9 +97,10 @@ class GraphAttentionLayer(nn.Module):
         """Let every node gather from the nodes that it may attend to.
 
         Args:
-            x: node features.
-            mask: boolean `[node, node]` or `[batch, node, node]`, row target, column source; None allows all pairs.
-            edge_index: `[2, edge]`, source row then target row, instead of a mask; cost is linear in edges.
+            x: node features; a sparse COO tensor costs as much as its entries, for bags of words and the like.
+            mask: boolean `[node, node]` or `[batch, node, node]`: `mask[i, j]` lets target i attend to source j; None
+                allows all pairs.
+            edge_index: `[2, edge]`, source row then target row, each edge once, instead of a mask; cost is linear in edges.
 
         Returns:
             Node outputs (without activation) and attention: `[batch, head, node, node]` for a mask, `[batch, head, edge]`
@@ -115,12 +120,9 @@ class GraphAttentionLayer(nn.Module):
 
     def project(self, x: Float[Tensor, "batch node feature"]) -> tuple[Tensor, Tensor]:
         """Return source and target projections `[batch, node, head, width]`."""
-        dropped = self.dropout(x)
-        source = rearrange(self.source(dropped), "batch node (head width) -> batch node head width", head=self.num_heads)
-        if self.target is None:
-            return source, source
-        target = rearrange(self.target(dropped), "batch node (head width) -> batch node head width", head=self.num_heads)
-        return source, target
+        dropped = _dropped_entries(x, self.dropout) if x.is_sparse else self.dropout(x)
+        source = self._heads(self.source, dropped)
+        return source, source if self.target is None else self._heads(self.target, dropped)
 
     def scores(
         self, source: Float[Tensor, "batch node head width"], target: Float[Tensor, "batch node head width"]
@@ -137,26 +139,35 @@ class GraphAttentionLayer(nn.Module):
         self, attention: Float[Tensor, "batch head node node2"], source: Float[Tensor, "batch node head width"]
     ) -> Float[Tensor, "batch node out"]:
         """Sum the sources by attention and merge the heads."""
-        return self._merge(torch.einsum("bhij,bjhw->bihw", self.attention_dropout(attention), source))
+        return self._merge(torch.einsum("bhij,bjhw->bihw", self.attention_dropout(attention), self.dropout(source)))
+
+    def _heads(self, projection: nn.Linear, x: Tensor) -> Float[Tensor, "batch node head width"]:
+        projected = _sparse_product(x, projection.weight) if x.is_sparse else projection(x)
+        return rearrange(projected, "batch node (head width) -> batch node head width", head=self.num_heads)
 
     def _forward_edges(self, x: Tensor, edge_index: Int[Tensor, "2 edge"]) -> tuple[Tensor, Tensor]:
         source, target = self.project(x)
         senders, receivers = edge_index[0], edge_index[1]
-        scores = self._edge_scores(source[:, senders], target[:, receivers])
-        index = receivers[None, :, None].expand_as(scores)
+        scores = self._edge_scores(source, target, senders, receivers)
         shape = (x.shape[0], x.shape[1], self.num_heads)
+        index = receivers[None, :, None].expand_as(scores)
         top = scores.new_full(shape, -math.inf).scatter_reduce(1, index, scores.detach(), "amax")
-        powers = torch.exp(scores - top.gather(1, index))
-        totals = powers.new_zeros(shape).scatter_add(1, index, powers)
-        attention = powers / totals.gather(1, index)
-        messages = self.attention_dropout(attention)[..., None] * source[:, senders]
-        gathered = torch.zeros_like(source).index_add(1, receivers, messages)
+        powers = torch.exp(scores - top.index_select(1, receivers))
+        totals = powers.new_zeros(shape).index_add(1, receivers, powers)
+        attention = powers / totals.index_select(1, receivers)
+        messages = self.attention_dropout(attention)[..., None] * self.dropout(source).index_select(1, senders)
+        gathered = torch.zeros_like(source, dtype=messages.dtype).index_add(1, receivers, messages)
         return self._merge(gathered), rearrange(attention, "batch edge head -> batch head edge")
 
-    def _edge_scores(self, source: Tensor, target: Tensor) -> Float[Tensor, "batch edge head"]:
+    def _edge_scores(
+        self, source: Tensor, target: Tensor, senders: Tensor, receivers: Tensor
+    ) -> Float[Tensor, "batch edge head"]:
         if self.score_target is None:
-            return (functional.leaky_relu(source + target, _LEAKY_SLOPE) * self.score_source).sum(dim=-1)
-        return functional.leaky_relu((source * self.score_source + target * self.score_target).sum(dim=-1), _LEAKY_SLOPE)
+            pairs = source.index_select(1, senders) + target.index_select(1, receivers)
+            return (functional.leaky_relu(pairs, _LEAKY_SLOPE) * self.score_source).sum(dim=-1)
+        sent = (source * self.score_source).sum(dim=-1).index_select(1, senders)
+        received = (target * self.score_target).sum(dim=-1).index_select(1, receivers)
+        return functional.leaky_relu(sent + received, _LEAKY_SLOPE)
 
     def _merge(self, heads: Float[Tensor, "batch node head width"]) -> Float[Tensor, "batch node out"]:
         merged = rearrange(heads, "batch node head width -> batch node (head width)") if self.concat else heads.mean(dim=2)
@@ -179,6 +190,32 @@ class GraphAttentionLayer(nn.Module):
             raise ValueError(f"mask must be boolean, was {mask.dtype}")
         if edge_index is not None and (edge_index.ndim != 2 or edge_index.shape[0] != 2):
             raise ValueError(f"edge_index must have shape [2, edge], was {list(edge_index.shape)}")
+        if edge_index is not None and edge_index.numel() and not 0 <= edge_index.min() <= edge_index.max() < nodes:
+            raise ValueError(f"edge_index must name nodes from 0 to {nodes - 1}, named {_extremes(edge_index)}")
+
+
+def _glorot(weight: Tensor, fans: int) -> None:
+    bound = math.sqrt(6.0 / fans)
+    nn.init.uniform_(weight, -bound, bound)
+
+
+def _dropped_entries(x: Tensor, dropout: nn.Dropout) -> Tensor:
+    """Drop entries of a sparse tensor; what is 0 stays 0 either way."""
+    x = x.coalesce()
+    return torch.sparse_coo_tensor(x.indices(), dropout(x.values()), x.shape, is_coalesced=True, check_invariants=False)
+
+
+def _sparse_product(x: Float[Tensor, "batch node feature"], weight: Float[Tensor, "out feature"]) -> Tensor:
+    """Multiply a sparse tensor by a dense matrix as `nn.Linear` does."""
+    batch, nodes, features = x.shape
+    index = x.indices()
+    rows = torch.stack([index[0] * nodes + index[1], index[2]])
+    flat = torch.sparse_coo_tensor(rows, x.values(), (batch * nodes, features), is_coalesced=True, check_invariants=False)
+    return torch.sparse.mm(flat, weight.t()).unflatten(0, (batch, nodes))
+
+
+def _extremes(edge_index: Tensor) -> str:
+    return f"{int(edge_index.min())} to {int(edge_index.max())}"
 
 
 class GraphAttentionNetwork(nn.Module):
