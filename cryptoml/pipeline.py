@@ -41,7 +41,8 @@ from cryptoml.features.scaling import FeatureScaler
 from cryptoml.features.targets import Targets, make_targets
 from cryptoml.models.bundle import Bundle, save_bundle
 from cryptoml.models.ensemble import Ensemble, Predictions
-from cryptoml.training.fold import ScaledFold, calibrated, forecast_test, scale_fold
+from cryptoml.models.forecaster import Forecaster
+from cryptoml.training.fold import ScaledFold, calibrated, forecast_member, forecast_test, scale_fold
 from cryptoml.training.member import CONTROL, FittedMember, FoldData, MemberTask, fit_member, load_fitted, save_fitted
 from cryptoml.training.sweep import SweepConfig, SweepTrial, apply_parameters, best_parameters, run_sweep
 
@@ -87,7 +88,7 @@ class Outcome:
 def compute_features(panel: Panel, config: FeatureConfig) -> FeaturePanel:
     """Compute all features of a panel, one symbol after the other."""
     with tqdm(total=panel.num_assets, desc="features", unit="symbol", disable=None, leave=False) as bar:
-        return build_features(panel, AdvancedFeatureEngineer(config), on_symbol=lambda _: _tick(bar))
+        return build_features(panel, AdvancedFeatureEngineer(config), on_symbol=lambda _: bar.update())
 
 
 def fit_members(data: FoldData, tasks: Sequence[MemberTask], folder: Path) -> list[FittedMember]:
@@ -192,10 +193,6 @@ def _test_start(panel: Panel, train_end: str | pd.Timestamp | None, test_fractio
     return int(stamps.searchsorted(instant))
 
 
-def _tick(bar: tqdm) -> None:
-    bar.update()
-
-
 def _key(config: ExperimentConfig, panel: Panel, folds: Sequence[Fold]) -> str:
     """Identify everything that the stages depend on."""
     parts = [config.fingerprint(), panel.fingerprint(), repr(folds), version("cryptoml"), version("torch")]
@@ -259,19 +256,24 @@ def _forecast_fold(
     """Fit, calibrate and forecast one fold, with its baselines and the control run on shuffled labels."""
     data, lookback = scaled.data, config.lookback
     fitted = _fit(run, name, data, parameters, config, stages)
-    members = [part.build() for part in fitted[: len(config.members)]]
-    ensemble = calibrated(members, data, lookback)
+    models = [part.build() for part in fitted]
+    forecasts = _forecast_members(models, data, lookback)
+    members, own = models[: len(config.members)], forecasts[: len(config.members)]
+    ensemble = calibrated(members, own, data)
     inputs = _inputs(config, market, data.targets, data.fold.train, data.fold.test)
     others = run_baselines(inputs, data.features, config.baselines)
-    for part, member in zip(fitted, members, strict=False):
-        alone = forecast_test(calibrated([member], data, lookback), data, lookback)
+    for part, member, forecast in zip(fitted, members, own, strict=False):
+        alone = forecast_test(calibrated([member], [forecast], data), [forecast], data)
         others.append(candidate_from_predictions(f"member_{part.name}", alone, inputs))
-    for control in fitted[len(members) :]:
-        others.append(candidate_from_predictions(CONTROL, forecast_test(Ensemble([control.build()]), data, lookback), inputs))
+    for control, forecast in zip(models[len(members) :], forecasts[len(members) :], strict=True):
+        others.append(candidate_from_predictions(CONTROL, forecast_test(Ensemble([control]), [forecast], data), inputs))
     importance = feature_importance(members, data.features[:, data.fold.validation.bars], features.names)
-    return _FoldForecast(
-        ensemble, scaled.scaler, fitted[: len(members)], importance, forecast_test(ensemble, data, lookback), others
-    )
+    return _FoldForecast(ensemble, scaled.scaler, fitted[: len(members)], importance, forecast_test(ensemble, own, data), others)
+
+
+def _forecast_members(models: Sequence[Forecaster], data: FoldData, lookback: int) -> list[Predictions]:
+    bar = tqdm(models, desc="forecasts", unit="member", disable=None, leave=False)
+    return [forecast_member(model, data, lookback) for model in bar]
 
 
 def _fit(
@@ -324,7 +326,7 @@ def _judge(
     candidates = [candidate_from_predictions("ensemble", predictions, inputs)]
     candidates += join_candidates([part.others for part in forecasts])
     with tqdm(total=len(candidates), desc="evaluation", unit="candidate", disable=None, leave=False) as bar:
-        evaluations = evaluate_all(inputs, candidates, lambda _: _tick(bar))
+        evaluations = evaluate_all(inputs, candidates, lambda _: bar.update())
     ensemble = evaluations.pop("ensemble")
     assert ensemble.signals is not None
     frame = predictions_frame(inputs.test_panel, predictions, ensemble.signals, config.targets)

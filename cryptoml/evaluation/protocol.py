@@ -59,7 +59,7 @@ def evaluate(inputs: EvaluationInput, candidate: Candidate) -> Evaluation:
 
 
 def evaluate_all(
-    inputs: EvaluationInput, candidates: Sequence[Candidate], on_candidate: Callable[[str], None] | None = None
+    inputs: EvaluationInput, candidates: Sequence[Candidate], on_candidate: Callable[[str], object] | None = None
 ) -> dict[str, Evaluation]:
     """Judge every candidate that was not skipped, by name, in order."""
     done = {}

@@ -34,6 +34,10 @@ class Predictions:
     position_size: np.ndarray
     quantiles: np.ndarray
 
+    def on_bars(self, bars: slice) -> "Predictions":
+        """Return the forecasts of some bars, as views."""
+        return Predictions(**{part.name: getattr(self, part.name)[:, bars] for part in fields(self)})
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -104,11 +108,20 @@ class Ensemble:
         if np.shape(sigma) != np.shape(features)[:2]:
             raise ValueError(f"sigma must have shape {list(np.shape(features)[:2])}, was {list(np.shape(sigma))}")
         normalised = [
-            predict_member(member, features, context, chunk_origins=chunk_origins)
+            predict_member(member, features, context, chunk_origins=chunk_origins) if weight > 0 else None
             for member, weight in zip(self.members, self.weights, strict=True)
-            if weight > 0
         ]
-        combined = _combine(normalised, [weight for weight in self.weights if weight > 0])
+        return self.combine(normalised, sigma)
+
+    def combine(self, normalised: Sequence["Predictions | None"], sigma: Float[np.ndarray, "asset time"]) -> Predictions:
+        """Average, calibrate and denormalise what `predict_member` gave for each member.
+
+        Args:
+            normalised: one per member; may be None where the member's weight is 0.
+            sigma: volatility per bar on the same bars.
+        """
+        parts = [(part, weight) for part, weight in zip(normalised, self.weights, strict=True) if weight > 0 and part is not None]
+        combined = _combine([part for part, _ in parts], [weight for _, weight in parts])
         return _denormalise(_calibrate(combined, self.calibration), np.asarray(sigma), self.config)
 
 

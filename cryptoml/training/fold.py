@@ -1,7 +1,7 @@
 """What one walk-forward fold needs around the fits: scaling before, calibration and forecasts after."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from cryptoml.models.ensemble import Ensemble, Predictions, fit_ensemble, predic
 from cryptoml.models.forecaster import Forecaster
 from cryptoml.training.member import FoldData
 
-__all__ = ["ScaledFold", "calibrated", "forecast_test", "scale_fold"]
+__all__ = ["ScaledFold", "calibrated", "forecast_member", "forecast_test", "scale_fold"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,15 +36,29 @@ def scale_fold(
     return ScaledFold(FoldData(scaler.transform(features.values), targets, fold, targets_config, features.symbols), scaler)
 
 
-def calibrated(members: Sequence[Forecaster], data: FoldData, lookback: int) -> Ensemble:
-    """Weigh and calibrate the members on the validation span.
+def forecast_member(member: Forecaster, data: FoldData, lookback: int) -> Predictions:
+    """Forecast with one member from every bar of the validation and the test span and those between, normalised.
+
+    Each forecast reads exactly `lookback` bars of history. The first bar of the result is the validation span's first.
+    """
+    start, stop = data.fold.validation.start, data.fold.test.stop
+    first = max(start - lookback + 1, 0)
+    return predict_member(member, data.features[:, first:stop], lookback).on_bars(slice(start - first, None))
+
+
+def calibrated(members: Sequence[Forecaster], forecasts: Sequence[Predictions], data: FoldData) -> Ensemble:
+    """Weigh and calibrate members on the validation span.
+
+    Args:
+        members: The forecasters.
+        forecasts: What `forecast_member` gave for each of them.
+        data: The fold.
 
     Raises:
         DataError: No bar of the validation span has labels and features.
     """
-    span = data.fold.validation
-    bars = slice(max(span.start - lookback + 1, 0), span.stop)
-    normalised = [predict_member(member, data.features[:, bars], lookback) for member in members]
+    span, bars = data.fold.validation, data.fold.validation.bars
+    normalised = [part.on_bars(slice(0, len(span))) for part in forecasts]
     scale = data.targets.sigma[:, bars, None] * np.sqrt(np.asarray(data.config.horizons, dtype=np.float32))
     with np.errstate(divide="ignore", invalid="ignore"):
         returns = data.targets.log_return[:, bars] / scale
@@ -57,8 +71,8 @@ def calibrated(members: Sequence[Forecaster], data: FoldData, lookback: int) -> 
     return fit_ensemble(members, normalised, direction, returns)
 
 
-def forecast_test(ensemble: Ensemble, data: FoldData, lookback: int) -> Predictions:
-    """Forecast the test bars, each from exactly `lookback` bars of history; axes `[asset, test bar, ...]`."""
-    start, stop = data.fold.test.start - lookback + 1, data.fold.test.stop
-    whole = ensemble.predict(data.features[:, start:stop], data.targets.sigma[:, start:stop], lookback)
-    return Predictions(**{part.name: getattr(whole, part.name)[:, lookback - 1 :] for part in fields(whole)})
+def forecast_test(ensemble: Ensemble, forecasts: Sequence[Predictions], data: FoldData) -> Predictions:
+    """Combine what `forecast_member` gave for each member on the test bars; axes `[asset, test bar, ...]`, real units."""
+    test = data.fold.test
+    bars = slice(test.start - data.fold.validation.start, None)
+    return ensemble.combine([part.on_bars(bars) for part in forecasts], data.targets.sigma[:, test.bars])

@@ -12,7 +12,7 @@ from cryptoml.features.engineer import FeaturePanel
 from cryptoml.features.scaling import ScalingConfig
 from cryptoml.models.ensemble import Ensemble, Predictions
 from cryptoml.models.forecaster import Forecaster, build_forecaster
-from cryptoml.training.fold import ScaledFold, calibrated, forecast_test, scale_fold
+from cryptoml.training.fold import ScaledFold, calibrated, forecast_member, forecast_test, scale_fold
 from cryptoml.training.member import FoldData, MemberTask
 from tests.training.conftest import LOOKBACK, TARGETS
 from tests.training.test_member import with_features, with_labels
@@ -29,9 +29,17 @@ def members(task: MemberTask) -> list[Forecaster]:
     return built
 
 
+def calibrate(members: list[Forecaster], data: FoldData) -> Ensemble:
+    return calibrated(members, [forecast_member(member, data, LOOKBACK) for member in members], data)
+
+
+def forecast(ensemble: Ensemble, data: FoldData) -> Predictions:
+    return forecast_test(ensemble, [forecast_member(member, data, LOOKBACK) for member in ensemble.members], data)
+
+
 @pytest.fixture(scope="module")
 def ensemble(members: list[Forecaster], fold_data: FoldData) -> Ensemble:
-    return calibrated(members, fold_data, LOOKBACK)
+    return calibrate(members, fold_data)
 
 
 def scaled(data: FoldData, features: np.ndarray) -> ScaledFold:
@@ -74,43 +82,43 @@ class TestCalibration:
     ) -> None:
         span = fold_data.fold.validation
         for bars in (slice(0, span.start), slice(span.stop, None)):
-            again = calibrated(members, with_labels(fold_data, bars), LOOKBACK)
+            again = calibrate(members, with_labels(fold_data, bars))
             assert again.weights == ensemble.weights
             assert again.calibration.temperature == ensemble.calibration.temperature
             np.testing.assert_array_equal(again.calibration.quantile_shift, ensemble.calibration.quantile_shift)
 
     def test_reads_no_feature_of_the_test(self, members: list[Forecaster], ensemble: Ensemble, fold_data: FoldData) -> None:
-        again = calibrated(members, with_features(fold_data, slice(fold_data.fold.validation.stop, None)), LOOKBACK)
+        again = calibrate(members, with_features(fold_data, slice(fold_data.fold.validation.stop, None)))
         assert again.weights == ensemble.weights
         np.testing.assert_array_equal(again.calibration.quantile_shift, ensemble.calibration.quantile_shift)
 
     def test_reads_the_validation_labels(self, members: list[Forecaster], ensemble: Ensemble, fold_data: FoldData) -> None:
-        again = calibrated(members, with_labels(fold_data, fold_data.fold.validation.bars), LOOKBACK)
+        again = calibrate(members, with_labels(fold_data, fold_data.fold.validation.bars))
         assert again.calibration.temperature != ensemble.calibration.temperature
 
     def test_validation_without_labels_is_bad_data(self, members: list[Forecaster], fold_data: FoldData) -> None:
         direction = np.full_like(fold_data.targets.direction, -1)
         with pytest.raises(DataError, match="validation"):
-            calibrated(members, replace(fold_data, targets=replace(fold_data.targets, direction=direction)), LOOKBACK)
+            calibrate(members, replace(fold_data, targets=replace(fold_data.targets, direction=direction)))
 
 
 class TestForecast:
     def test_covers_the_test_bars(self, ensemble: Ensemble, fold_data: FoldData) -> None:
-        found = forecast_test(ensemble, fold_data, LOOKBACK)
+        found = forecast(ensemble, fold_data)
         assert found.probabilities.shape == (2, len(fold_data.fold.test), 3)
         assert found.quantiles.shape == (2, len(fold_data.fold.test), 2, 3)
         assert np.isfinite(found.probabilities).all()
 
     def test_no_forecast_reads_the_future(self, ensemble: Ensemble, fold_data: FoldData) -> None:
-        before = forecast_test(ensemble, fold_data, LOOKBACK)
+        before = forecast(ensemble, fold_data)
         moved = with_labels(with_features(fold_data, slice(350, None)), slice(0, None))
-        after = forecast_test(ensemble, moved, LOOKBACK)
+        after = forecast(ensemble, moved)
         assert_same(before, after, slice(0, 30))
         assert not np.array_equal(before.probabilities[:, 30], after.probabilities[:, 30])
 
     def test_each_reads_exactly_lookback_bars(self, ensemble: Ensemble, fold_data: FoldData) -> None:
-        before = forecast_test(ensemble, fold_data, LOOKBACK)
-        after = forecast_test(ensemble, with_features(fold_data, slice(0, 330)), LOOKBACK)
+        before = forecast(ensemble, fold_data)
+        after = forecast(ensemble, with_features(fold_data, slice(0, 330)))
         first_clean = 330 + LOOKBACK - 1 - fold_data.fold.test.start
         assert_same(before, after, slice(first_clean, None))
         assert not np.array_equal(before.probabilities[:, :10], after.probabilities[:, :10])
@@ -122,5 +130,5 @@ class TestForecast:
         with torch.inference_mode():
             each = [member(window.nan_to_num(), ~window.isnan()).direction.softmax(-1)[0].numpy() for member in plain.members]
         expected = sum(weight * part for weight, part in zip(plain.weights, each, strict=True))
-        found = forecast_test(plain, fold_data, LOOKBACK).probabilities[:, bar - fold_data.fold.test.start]
+        found = forecast(plain, fold_data).probabilities[:, bar - fold_data.fold.test.start]
         np.testing.assert_allclose(found, expected, atol=1e-5)
