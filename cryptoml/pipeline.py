@@ -341,10 +341,7 @@ def _judge(
         history={part.name: part.history for part in forecasts[-1].fitted},
         importance=forecasts[-1].importance,
         importance_by_category=importance_by_category(forecasts[-1].importance),
-        health=[
-            {str(name): value for name, value in row.items()}
-            for row in market.health.to_frame().astype(object).to_dict("records")
-        ],
+        health=market.health.rows(),
         extras=_findings(config, market, inputs, ensemble, evaluations, forecasts[-1].ensemble, trials),
     )
     return report, frame
@@ -362,6 +359,8 @@ def _findings(
     tables = {"Ensemble": ensemble_table([member.name for member in config.members], model), "Sweep": sweep_table(trials)}
     if CONTROL in others:
         tables["Control on shuffled labels"] = control_table(others[CONTROL])
+    if market.health.file_errors:
+        tables["Not read"] = {error.source: error.message for error in market.health.file_errors}
     if market.synthetic is not None:
         tables["Built-in market"] = ceiling_table(market.synthetic, inputs, ensemble)
     return tables

@@ -14,6 +14,7 @@ from cryptoml.data.validation import (
     REASONS,
     FileError,
     HealthSummary,
+    SymbolHealth,
     check_candles,
     infer_timeframe,
     merge_checks,
@@ -270,3 +271,11 @@ def test_every_row_has_exactly_one_fate(rows):
 @given(order=st.permutations(range(10)))
 def test_order_of_distinct_rows_does_not_matter(order):
     pd.testing.assert_frame_equal(check(candles(10).iloc[list(order)]).good, check(candles(10)).good)
+
+
+def test_health_rows_are_flat() -> None:
+    health = HealthSummary((SymbolHealth("BTCUSDT", "1h", 3, 1, quarantined={"not_finite": 2}, sources=("a.csv",)),))
+    (row,) = health.rows()
+    assert row["quarantined"] == "not_finite 2"
+    assert row["rows_good"] == 1
+    assert all(not isinstance(value, dict | list) for value in row.values())

@@ -101,6 +101,14 @@ class HealthSummary:
         columns = ["symbol", "timeframe", *_COUNTS, "largest_gap_bars", "first", "last"]
         return pd.DataFrame([{name: getattr(health, name) for name in columns} for health in self.symbols], columns=columns)
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one flat row per symbol for a table, the quarantine's reasons as text."""
+        rows = [health.to_dict() for health in self.symbols]
+        for row in rows:
+            row["quarantined"] = ", ".join(f"{reason} {count}" for reason, count in row["quarantined"].items())
+            del row["sources"]
+        return rows
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that JSON can hold."""
         return {
