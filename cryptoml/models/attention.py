@@ -55,6 +55,55 @@ class InterpretableAttention(nn.Module):
         attended = self.output(self.dropout(weights) @ self.value(past))
         return attended, functional.pad(weights, (x.shape[1] - past.shape[1], 0))
 
+    def forecast_last(
+        self, past: Float[Tensor, "row time hidden"], future: Float[Tensor, "row horizon hidden"]
+    ) -> tuple[Float[Tensor, "row horizon hidden"], Float[Tensor, "row horizon time"]]:
+        """Attend from the bars to come to the past and to earlier bars to come; also return the weights.
+
+        The weights are averaged over heads and shared out over the past alone, so that they sum to 1; 0 outside the lookback.
+        """
+        seen = past[:, -self.lookback :]
+        key, value = self._heads(self.key(seen))[:, :, None], self.value(seen)[:, None]
+        attended, weights = self._forecast(key, value, future[:, None, None], None)
+        shares = weights[:, 0, 0] / weights[:, 0, 0].sum(dim=-1, keepdim=True)
+        return attended[:, 0, 0], functional.pad(shares, (past.shape[1] - seen.shape[1], 0))
+
+    def forecast_all(
+        self, past: Float[Tensor, "row time hidden"], future: Float[Tensor, "row time horizon hidden"]
+    ) -> Float[Tensor, "row time horizon hidden"]:
+        """Attend as `forecast_last` from every bar's own bars to come."""
+        time, block = past.shape[1], min(self.lookback, past.shape[1])
+        before = block if time > block else 0
+        key, value = (_blocks(part, block, before) for part in (self._heads(self.key(past)), self.value(past)[:, None]))
+        padded = functional.pad(future, (0, 0, 0, 0, 0, -time % block))
+        queries = rearrange(padded, "row (block query) horizon hidden -> row block query horizon hidden", query=block)
+        band = self._band(queries.shape[1], block, before, past.device)
+        attended, _ = self._forecast(key, value[:, 0], queries, band)
+        return rearrange(attended, "row block query horizon hidden -> row (block query) horizon hidden")[:, :time]
+
+    def _forecast(
+        self,
+        key: Float[Tensor, "row head block item width"],
+        value: Float[Tensor, "row block item width"],
+        future: Float[Tensor, "row block query horizon hidden"],
+        band: Bool[Tensor, "block query item"] | None,
+    ) -> tuple[Float[Tensor, "row block query horizon hidden"], Float[Tensor, "row block query horizon item"]]:
+        """Attend to past items where `band` allows, and to own and earlier horizons; return also the weights of the past."""
+        items, horizons = key.shape[3], future.shape[3]
+        query, own_key = (
+            rearrange(part, "row block query horizon (head width) -> row head block query horizon width", head=self.num_heads)
+            for part in (self.query(future) * self.scale, self.key(future))
+        )
+        scores = torch.einsum("rhbqnw,rhbiw->rhbqni", query, key)
+        if band is not None:
+            scores = scores.masked_fill(~band[:, :, None], -math.inf)
+        later = torch.ones(horizons, horizons, dtype=torch.bool, device=future.device).triu(1)
+        own_scores = (query @ own_key.transpose(-1, -2)).masked_fill(later, -math.inf)
+        weights = torch.softmax(torch.cat([scores, own_scores], dim=-1), dim=-1).mean(dim=1)
+        past, own = self.dropout(weights).split([items, horizons], dim=-1)
+        attended = torch.einsum("rbqni,rbiw->rbqnw", past, value) + own @ self.value(future)
+        return self.output(attended), weights[..., :items]
+
     def _heads(self, x: Float[Tensor, "row time hidden"]) -> Float[Tensor, "row head time width"]:
         return rearrange(x, "row time (head width) -> row head time width", head=self.num_heads)
 

@@ -13,13 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from cryptoml.models.encoder import Encoder
+from cryptoml.models.fusion import TemporalFusionEncoder
 from cryptoml.models.gat import GraphAttentionNetwork
 from cryptoml.models.inputs import clean_inputs
 from cryptoml.models.layers import QuantileHead
 from cryptoml.models.linear import DecomposedLinearEncoder
 from cryptoml.models.multitask import MultiTaskLearningHead
 from cryptoml.models.tcn import TemporalConvolutionEncoder
-from cryptoml.models.tft import TemporalFusionEncoder
 
 __all__ = ["ARCHITECTURES", "Forecast", "Forecaster", "ForecasterConfig", "build_encoder", "build_forecaster"]
 

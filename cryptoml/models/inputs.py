@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["clean_inputs"]
+__all__ = ["clean_inputs", "complete_inputs", "refuse_input"]
 
 
 def clean_inputs(
@@ -25,11 +25,13 @@ def clean_inputs(
         name: what to call `values` in errors.
 
     Raises:
-        ValueError: wrong rank or feature count, a mask that does not fit, or NaN without a mask.
+        ValueError: wrong rank or feature count, no bars, a mask that does not fit, or NaN without a mask.
     """
     shape = tuple(values.shape)
     if len(shape) != len(axes.split()) or shape[-1] != num_features:
         raise ValueError(f"{name} must have shape [{axes}] with {num_features} features, was {list(shape)}")
+    if 0 in shape[1:]:
+        raise ValueError(f"{name} must hold at least one bar, had shape {list(shape)}")
     if mask is None:
         if not torch.compiler.is_compiling() and _holds_nan(values):
             raise ValueError(f"{name} of shape {list(shape)} holds NaN: pass mask, a boolean of that shape, False where missing")
@@ -41,6 +43,26 @@ def clean_inputs(
     except RuntimeError:
         raise ValueError(f"mask must broadcast to {name} of shape {list(shape)}, was {list(mask.shape)}") from None
     return torch.where(full, values, torch.zeros((), dtype=values.dtype, device=values.device)), full
+
+
+def complete_inputs(values: Tensor | None, *shapes: tuple[int, ...], name: str) -> Tensor:
+    """Return `values` if they have one of `shapes` and no gaps.
+
+    Raises:
+        ValueError: no values, another shape, or NaN.
+    """
+    if values is None or tuple(values.shape) not in shapes:
+        expected = " or ".join(str(list(shape)) for shape in shapes)
+        raise ValueError(f"{name} must have shape {expected}, was {None if values is None else list(values.shape)}")
+    if not torch.compiler.is_compiling() and _holds_nan(values):
+        raise ValueError(f"{name} of shape {list(values.shape)} holds NaN, but must be complete")
+    return values
+
+
+def refuse_input(values: Tensor | None, *, name: str, setting: str) -> None:
+    """Raise ValueError for values that the model has no part for, for want of `setting`."""
+    if values is not None:
+        raise ValueError(f"{name} must be None for a model without {setting}, had shape {list(values.shape)}")
 
 
 def _holds_nan(values: Tensor) -> bool:

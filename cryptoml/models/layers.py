@@ -88,16 +88,17 @@ class QuantileHead(nn.Module):
         hidden_size: width of the input.
         num_horizons: number of forecast horizons.
         quantiles: levels in (0, 1), strictly increasing.
+        name: what to call the levels in errors.
 
     Raises:
         ValueError: levels outside (0, 1) or not increasing.
     """
 
-    def __init__(self, hidden_size: int, num_horizons: int, quantiles: Sequence[float]) -> None:
+    def __init__(self, hidden_size: int, num_horizons: int, quantiles: Sequence[float], *, name: str = "quantiles") -> None:
         super().__init__()
         levels = tuple(quantiles)
         if not levels or list(levels) != sorted(set(levels)) or not 0.0 < levels[0] <= levels[-1] < 1.0:
-            raise ValueError(f"quantiles must increase strictly within (0, 1), was {list(levels)}")
+            raise ValueError(f"{name} must increase strictly within (0, 1), was {list(levels)}")
         self.num_horizons = num_horizons
         self.middle = min(range(len(levels)), key=lambda index: abs(levels[index] - 0.5))
         self.linear = nn.Linear(hidden_size, num_horizons * len(levels))

@@ -41,6 +41,7 @@ class VariableSelection(nn.Module):
         self, num_variables: int, hidden_size: int, *, variable_size: int, static_size: int | None = None, dropout: float = 0.0
     ) -> None:
         super().__init__()
+        self.num_variables = num_variables
         bound = 1.0 / math.sqrt(variable_size)
         self.embedding = nn.Parameter(torch.randn(num_variables, 1, variable_size))
         self.embedding_bias = nn.Parameter(torch.zeros(num_variables, 1, variable_size))

@@ -1,145 +1,58 @@
 """Temporal Fusion Transformer (Lim et al. 2021, International Journal of Forecasting 37).
 
-Shape legend: row = one series of one batch entry, time = bars, query = bars that are forecast from.
+Shape legend: batch = series, time = bars of the past, horizon = bars to come, origin = a bar that is forecast from,
+feature = observed inputs, known = inputs known in advance, static = inputs that never change.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import torch
+from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional
 
-from cryptoml.models.attention import InterpretableAttention
-from cryptoml.models.encoder import Encoder
-from cryptoml.models.inputs import clean_inputs
-from cryptoml.models.layers import GatedResidualNetwork, GatedSkip, QuantileHead
+from cryptoml.models.fusion import TemporalFusionEncoder
+from cryptoml.models.inputs import clean_inputs, complete_inputs, refuse_input
+from cryptoml.models.layers import QuantileHead
+from cryptoml.models.recurrent import RecurrentStack
 from cryptoml.models.selection import VariableSelection
 
-__all__ = ["TemporalFusionEncoder", "TemporalFusionTransformer"]
+__all__ = ["TemporalFusionTransformer"]
 
 
-class StaticContext(nn.Module):
-    """The contexts that static covariates give: selection, enrichment, and the initial LSTM state (section 4.3)."""
+class _Inputs(NamedTuple):
+    """Checked inputs: those of the past, what is known of the bars to come, and the static vector."""
 
-    def __init__(self, static_size: int, hidden_size: int, dropout: float) -> None:
-        super().__init__()
-
-        def network() -> GatedResidualNetwork:
-            return GatedResidualNetwork(static_size, hidden_size, hidden_size, dropout=dropout)
-
-        self.selection, self.enrichment, self.state, self.cell = network(), network(), network(), network()
-
-
-class TemporalFusionEncoder(Encoder):
-    """Everything of the Temporal Fusion Transformer up to its output layer.
-
-    Args:
-        input_size: number of scalar features.
-        hidden_size: width of all states.
-        num_heads: attention heads, a divisor of `hidden_size`.
-        lookback: bars that attention can see.
-        num_layers: LSTM layers.
-        variable_size: width of each feature's own network.
-        static_size: width of the static covariates, or None without them.
-        dropout: fraction dropped.
-    """
-
-    memory = None
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_heads: int,
-        *,
-        lookback: int,
-        num_layers: int = 1,
-        variable_size: int = 8,
-        static_size: int | None = None,
-        dropout: float = 0.1,
-    ) -> None:
-        super().__init__()
-        context = None if static_size is None else hidden_size
-        self.context = None if static_size is None else StaticContext(static_size, hidden_size, dropout)
-        self.selection = VariableSelection(
-            input_size, hidden_size, variable_size=variable_size, static_size=context, dropout=dropout
-        )
-        between = dropout if num_layers > 1 else 0.0
-        self.lstm = nn.LSTM(hidden_size, hidden_size, num_layers, batch_first=True, dropout=between)
-        self.lstm_skip = GatedSkip(hidden_size, hidden_size, dropout)
-        self.enrichment = GatedResidualNetwork(hidden_size, hidden_size, hidden_size, context_size=context, dropout=dropout)
-        self.attention = InterpretableAttention(hidden_size, num_heads, lookback, dropout)
-        self.attention_skip = GatedSkip(hidden_size, hidden_size, dropout)
-        self.positionwise = GatedResidualNetwork(hidden_size, hidden_size, hidden_size, dropout=dropout)
-        self.output_skip = GatedSkip(hidden_size, hidden_size, dropout)
-
-    def select(
-        self, x: Float[Tensor, "row time feature"], mask: Bool[Tensor, "row time feature"], static: Tensor | None = None
-    ) -> tuple[Float[Tensor, "row time hidden"], Float[Tensor, "row time feature"]]:
-        """Embed each bar; also return the variable selection weights."""
-        context = None if self.context is None or static is None else self.context.selection(static)
-        return self.selection(x, mask, context)
-
-    def embed(
-        self, x: Float[Tensor, "row time feature"], mask: Bool[Tensor, "row time feature"], static: Tensor | None = None
-    ) -> Float[Tensor, "row time hidden"]:
-        return self.select(x, mask, static)[0]
-
-    def temporal(
-        self, embedded: Float[Tensor, "row time hidden"], static: Tensor | None = None, *, last_only: bool = False
-    ) -> Float[Tensor, "row query hidden"]:
-        if last_only:
-            return self.attend_last(embedded, static)[0]
-        encoded, enriched = self._encode(embedded, static)
-        return self._decode(self.attention(enriched), enriched, encoded)
-
-    def attend_last(
-        self, embedded: Float[Tensor, "row time hidden"], static: Tensor | None = None
-    ) -> tuple[Float[Tensor, "row 1 hidden"], Float[Tensor, "row 1 time"]]:
-        """Compute the state at the last bar; also return its attention weights over bars."""
-        encoded, enriched = self._encode(embedded, static)
-        attended, weights = self.attention.last(enriched)
-        return self._decode(attended, enriched[:, -1:], encoded[:, -1:]), weights
-
-    def explain(
-        self, x: Float[Tensor, "row time feature"], mask: Bool[Tensor, "row time feature"], static: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """`attention` of the last bar `[row, time]` and `variable_selection` `[row, time, feature]`."""
-        embedded, selected = self.select(x, mask, static)
-        return {"attention": self.attend_last(embedded, static)[1][:, 0], "variable_selection": selected}
-
-    def _encode(self, embedded: Tensor, static: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Run the LSTM (eq. 17) and the static enrichment (eq. 18)."""
-        encoded = self.lstm_skip(self._recur(embedded, static), embedded)
-        context = None if self.context is None or static is None else self.context.enrichment(static)[:, None]
-        return encoded, self.enrichment(encoded, context)
-
-    def _decode(self, attended: Tensor, enriched: Tensor, encoded: Tensor) -> Float[Tensor, "row query hidden"]:
-        """Close the attention block (eq. 20), then the position-wise network and the skip past it (eq. 21, 22)."""
-        return self.output_skip(self.positionwise(self.attention_skip(attended, enriched)), encoded)
-
-    def _recur(self, embedded: Float[Tensor, "row time hidden"], static: Tensor | None) -> Float[Tensor, "row time hidden"]:
-        """Run the LSTM from the state that the static covariates give, or from zero."""
-        if self.context is None or static is None:
-            return self.lstm(embedded)[0]
-        layers = self.lstm.num_layers
-        state, cell = (network(static).expand(layers, -1, -1).contiguous() for network in (self.context.state, self.context.cell))
-        return self.lstm(embedded, (state, cell))[0]
+    past: Float[Tensor, "batch time variable"]
+    present: Bool[Tensor, "batch time variable"]
+    known: Float[Tensor, "batch bar known"] | None
+    static: Float[Tensor, "batch hidden"] | None
+    static_weights: Float[Tensor, "batch static"] | None
 
 
 class TemporalFusionTransformer(nn.Module):
-    """Multi-horizon quantile forecasts with readable weights (Lim et al. 2021).
+    """Multi-horizon quantile forecasts with readable weights.
+
+    An LSTM reads the past; from its state at the origin a second one reads the bars to come, which then attend to the past
+    and to each other in order. The bars to come are told apart by a learned embedding, and by known inputs if there are any.
 
     Args:
-        input_size: number of scalar features.
+        input_size: number of observed scalar features.
         hidden_size: width of all states.
         num_attention_heads: heads, a divisor of `hidden_size`.
         output_quantiles: levels, strictly increasing within (0, 1).
-        num_horizons: number of forecast horizons.
-        num_layers: LSTM layers.
-        lookback: bars that attention can see.
-        variable_size: width of each feature's own network.
-        static_size: width of the static covariates, or None without them.
+        num_horizons: number of forecast horizons: the next bars, in order.
+        num_layers: layers of each LSTM.
+        lookback: bars of the past that attention can see.
+        variable_size: width of each variable's own network.
+        static_size: number of static scalar covariates, or None without them.
+        known_future_size: number of scalar inputs known in advance, or None without them.
         dropout: fraction dropped.
+
+    Raises:
+        ValueError: heads that do not divide the width, or quantiles out of order.
     """
 
     def __init__(
@@ -154,55 +67,152 @@ class TemporalFusionTransformer(nn.Module):
         lookback: int = 168,
         variable_size: int = 16,
         static_size: int | None = None,
+        known_future_size: int | None = None,
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        self.input_size, self.static_size, self.num_horizons = input_size, static_size, num_horizons
+        self.input_size, self.num_horizons = input_size, num_horizons
+        self.known_future_size = known_future_size
+        context = None if static_size is None else hidden_size
+
+        def selection(variables: int | None, static: int | None) -> VariableSelection | None:
+            if variables is None:
+                return None
+            return VariableSelection(variables, hidden_size, variable_size=variable_size, static_size=static, dropout=dropout)
+
+        self.static_selection, self.future_selection = selection(static_size, None), selection(known_future_size, context)
         self.encoder = TemporalFusionEncoder(
-            input_size,
+            input_size + (known_future_size or 0),
             hidden_size,
             num_attention_heads,
             lookback=lookback,
             num_layers=num_layers,
             variable_size=variable_size,
-            static_size=static_size,
+            static_size=context,
             dropout=dropout,
         )
-        self.head = QuantileHead(hidden_size, num_horizons, output_quantiles)
+        self.horizon = nn.Parameter(torch.randn(num_horizons, hidden_size) * 0.5)
+        self.decoder = RecurrentStack(hidden_size, num_layers, dropout)
+        self.head = QuantileHead(hidden_size, 1, output_quantiles, name="output_quantiles")
 
     def forward(
-        self, x: Float[Tensor, "batch time feature"], mask: Tensor | None = None, static: Tensor | None = None
+        self,
+        x: Float[Tensor, "batch time feature"],
+        mask: Tensor | None = None,
+        static: Tensor | None = None,
+        known_future: Tensor | None = None,
     ) -> tuple[Float[Tensor, "batch horizon quantile"], dict[str, Tensor]]:
-        """Forecast from the last bar.
+        """Forecast the bars that follow the last one.
 
         Args:
-            x: features; NaN only where `mask` is False.
+            x: observed features; NaN only where `mask` is False.
             mask: boolean, broadcastable to `x`, True where present.
             static: covariates `[batch, static]`, if the model was built with `static_size`.
+            known_future: inputs known in advance, if the model was built with `known_future_size`: either
+                `[batch, time + horizon, known]`, the rows of the past bars followed by those of the bars to come, or
+                `[batch, horizon, known]`, the bars to come alone; then their past counts as missing. Never NaN.
 
         Returns:
-            Quantiles, and a dict of `attention` `[batch, horizon, time]` and `variable_selection`
-            `[batch, time, feature]`, each summing to 1 over its last axis.
+            Quantiles, and weights that each sum to 1 over their last axis where anything is present: `attention`
+            `[batch, horizon, time]` over the bars of the past; `variable_selection` `[batch, time, feature]`, known inputs
+            following the observed ones; with the inputs concerned also `static_selection` `[batch, static]` and
+            `known_future_selection` `[batch, horizon, known]`.
 
         Raises:
             ValueError: shapes that do not fit the model, or NaN without a mask.
         """
-        values, present = self._check(x, mask, static)
-        embedded, selected = self.encoder.select(values, present, static)
-        hidden, attention = self.encoder.attend_last(embedded, static)
-        weights = {"attention": attention.expand(-1, self.num_horizons, -1), "variable_selection": selected}
-        return self.head(hidden[:, 0]), weights
+        inputs = self._check(x, mask, static, known_future)
+        embedded, selected = self.encoder.select(inputs.past, inputs.present, inputs.static)
+        recurred, state = self.encoder.lstm(embedded, self.encoder.start(inputs.static))
+        _, past = self.encoder.enrich(recurred, embedded, inputs.static)
+        ahead, ahead_weights = self._ahead(inputs, origins=1)
+        encoded, future = self._decode(ahead, (state[0][:, :, None], state[1][:, :, None]), inputs.static)
+        attended, attention = self.encoder.attention.forecast_last(past, future[:, 0])
+        weights = {
+            "attention": attention,
+            "variable_selection": selected,
+            "static_selection": inputs.static_weights,
+            "known_future_selection": ahead_weights,
+        }
+        quantiles = self.head(self.encoder.close(attended, future[:, 0], encoded[:, 0])).squeeze(-2)
+        return quantiles, {name: weight for name, weight in weights.items() if weight is not None}
 
     def dense(
-        self, x: Float[Tensor, "batch time feature"], mask: Tensor | None = None, static: Tensor | None = None
+        self,
+        x: Float[Tensor, "batch time feature"],
+        mask: Tensor | None = None,
+        static: Tensor | None = None,
+        known_future: Tensor | None = None,
     ) -> Float[Tensor, "batch time horizon quantile"]:
-        """Forecast from every bar in one pass; entry t equals `forward(x[:, :t + 1])`."""
-        values, present = self._check(x, mask, static)
-        return self.head(self.encoder(values, present, static))
+        """Forecast from every bar in one pass; entry t equals `forward(x[:, :t + 1])`.
 
-    def _check(self, x: Tensor, mask: Tensor | None, static: Tensor | None) -> tuple[Tensor, Tensor]:
-        expected = None if self.static_size is None else (x.shape[0], self.static_size)
-        found = None if static is None else tuple(static.shape)
-        if found != expected:
-            raise ValueError(f"static must have shape {expected}, was {found}")
-        return clean_inputs(x, mask, num_features=self.input_size, axes="batch time feature", name="x")
+        Args:
+            x: as for `forward`.
+            mask: as for `forward`.
+            static: as for `forward`.
+            known_future: `[batch, time + horizon, known]`; the forecast from bar t reads the rows up to t + horizon.
+        """
+        inputs = self._check(x, mask, static, known_future, whole=True)
+        embedded, _ = self.encoder.select(inputs.past, inputs.present, inputs.static)
+        recurred, states = self.encoder.lstm.at_every_bar(embedded, self.encoder.start(inputs.static))
+        _, past = self.encoder.enrich(recurred, embedded, inputs.static)
+        ahead, _ = self._ahead(inputs, origins=x.shape[1])
+        encoded, future = self._decode(ahead, states, inputs.static)
+        attended = self.encoder.attention.forecast_all(past, future)
+        return self.head(self.encoder.close(attended, future, encoded)).squeeze(-2)
+
+    def _ahead(
+        self, inputs: _Inputs, origins: int
+    ) -> tuple[Float[Tensor, "batch origin horizon hidden"], Float[Tensor, "batch horizon known"] | None]:
+        """Embed the bars to come of the last `origins` bars; also return the selection weights of the last one's."""
+        batch = len(inputs.past)
+        if self.future_selection is None or inputs.known is None:
+            return self.horizon.expand(batch, origins, -1, -1), None
+        context = None if inputs.static is None or self.encoder.context is None else self.encoder.context.selection(inputs.static)
+        rows = inputs.known[:, -(origins + self.num_horizons - 1) :]
+        embedded, weights = self.future_selection(rows, torch.ones_like(rows, dtype=torch.bool), context)
+        windows = rearrange(
+            embedded.unfold(1, self.num_horizons, 1), "batch origin hidden horizon -> batch origin horizon hidden"
+        )
+        return windows + self.horizon, weights[:, -self.num_horizons :]
+
+    def _decode(
+        self, ahead: Float[Tensor, "batch origin horizon hidden"], state: tuple[Tensor, Tensor], static: Tensor | None
+    ) -> tuple[Float[Tensor, "batch origin horizon hidden"], Float[Tensor, "batch origin horizon hidden"]]:
+        """Read the bars to come from each origin's state `[layer, batch, origin, hidden]`; gate and enrich as the past."""
+        origins = ahead.shape[1]
+        rows = rearrange(ahead, "batch origin horizon hidden -> (batch origin) horizon hidden")
+        output, cell = (rearrange(part, "layer batch origin hidden -> layer (batch origin) hidden") for part in state)
+        recurred, _ = self.decoder(rows, (output, cell))
+        flat, inputs = (rearrange(part, "(batch o) h hidden -> batch (o h) hidden", o=origins) for part in (recurred, rows))
+        states = self.encoder.enrich(flat, inputs, static)
+        encoded, enriched = (rearrange(part, "batch (o h) hidden -> batch o h hidden", o=origins) for part in states)
+        return encoded, enriched
+
+    def _check(
+        self, x: Tensor, mask: Tensor | None, static: Tensor | None, known_future: Tensor | None, *, whole: bool = False
+    ) -> _Inputs:
+        """Check all inputs; `whole` insists on known inputs of the past."""
+        values, present = clean_inputs(x, mask, num_features=self.input_size, axes="batch time feature", name="x")
+        batch, time = values.shape[:2]
+        vector, weights = self._static(static, batch)
+        if self.known_future_size is None:
+            refuse_input(known_future, name="known_future", setting="known_future_size")
+            return _Inputs(values, present, None, vector, weights)
+        shapes = [(batch, bars, self.known_future_size) for bars in (time + self.num_horizons, self.num_horizons)]
+        known = complete_inputs(known_future, *(shapes[:1] if whole else shapes), name="known_future")
+        missing = time + self.num_horizons - known.shape[1]
+        known_past = functional.pad(known[:, : time - missing], (0, 0, missing, 0))
+        known_present = torch.full_like(known_past, not missing, dtype=torch.bool)
+        return _Inputs(
+            torch.cat([values, known_past], dim=-1), torch.cat([present, known_present], dim=-1), known, vector, weights
+        )
+
+    def _static(self, static: Tensor | None, batch: int) -> tuple[Tensor | None, Tensor | None]:
+        """Combine the static covariates to one vector; also return their selection weights."""
+        if self.static_selection is None:
+            refuse_input(static, name="static", setting="static_size")
+            return None, None
+        values = complete_inputs(static, (batch, self.static_selection.num_variables), name="static")[:, None]
+        combined, weights = self.static_selection(values, torch.ones_like(values, dtype=torch.bool))
+        return combined[:, 0], weights[:, 0]

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cryptoml.models.attention import InterpretableAttention
@@ -15,6 +15,7 @@ from cryptoml.models.selection import VariableSelection, masked_softmax
 from cryptoml.models.tcn import dilations
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.01, 0.99), min_size=1, max_size=7, unique=True).map(sorted), st.integers(0, 1000))
 def test_quantiles_never_cross(levels: list[float], seed: int) -> None:
     torch.manual_seed(seed)
@@ -75,6 +76,31 @@ def test_attention_equals_the_naive_one(time: int, lookback: int) -> None:
     assert torch.allclose(last_weights.sum(-1), torch.ones(2, 1), atol=1e-6)
 
 
+def forecast_naively(attention: InterpretableAttention, past: torch.Tensor, future: torch.Tensor) -> torch.Tensor:
+    """One horizon after the other, head by head; every horizon sees the past in reach, itself and those before it."""
+    attended = []
+    for horizon in range(future.shape[1]):
+        seen = torch.cat([past[:, -attention.lookback :], future[:, : horizon + 1]], dim=1)
+        queries, keys = attention.query(future[:, horizon : horizon + 1]).split(4, -1), attention.key(seen).split(4, -1)
+        heads = [(query @ key.transpose(1, 2) / 4**0.5).softmax(-1) for query, key in zip(queries, keys, strict=True)]
+        attended.append(attention.output(torch.stack(heads).mean(0) @ attention.value(seen)))
+    return torch.cat(attended, dim=1)
+
+
+@pytest.mark.parametrize(("time", "lookback"), [(1, 3), (3, 3), (7, 3), (5, 8), (20, 7)])
+def test_attention_of_bars_to_come_equals_the_naive_one(time: int, lookback: int) -> None:
+    torch.manual_seed(0)
+    attention, past, future = InterpretableAttention(8, 2, lookback), torch.randn(2, time, 8), torch.randn(2, time, 3, 8)
+    everywhere = attention.forecast_all(past, future)
+    for bar in range(time):
+        expected = forecast_naively(attention, past[:, : bar + 1], future[:, bar])
+        last, weights = attention.forecast_last(past[:, : bar + 1], future[:, bar])
+        assert torch.allclose(everywhere[:, bar], expected, atol=1e-6)
+        assert torch.allclose(last, expected, atol=1e-6)
+        assert torch.allclose(weights.sum(-1), torch.ones(2, 3), atol=1e-6)
+        assert not weights[..., : max(0, bar + 1 - lookback)].any()
+
+
 def test_a_closed_gate_leaves_the_skip() -> None:
     network = GatedResidualNetwork(4, 4, 4)
     with torch.no_grad():
@@ -83,6 +109,7 @@ def test_a_closed_gate_leaves_the_skip() -> None:
     assert torch.allclose(network(x), torch.nn.functional.layer_norm(x, (4,)), atol=1e-6)
 
 
+@settings(deadline=None)
 @given(st.integers(2, 300), st.integers(2, 5))
 def test_convolutions_stay_within_lookback(lookback: int, kernel_size: int) -> None:
     steps = dilations(lookback, min(kernel_size, lookback))

@@ -1,14 +1,41 @@
 """The public Temporal Fusion Transformer."""
 
+import warnings
+
 import pytest
 import torch
+from torch import Tensor
 
 from cryptoml.models.tft import TemporalFusionTransformer
+
+BATCH, TIME, FEATURES, HORIZONS, STATIC, KNOWN = 2, 13, 5, 3, 4, 2
+
+INPUTS = {"observed": {}, "static": {"static_size": STATIC}, "known": {"known_future_size": KNOWN}}
+INPUTS["all"] = INPUTS["static"] | INPUTS["known"]
+every_kind_of_input = pytest.mark.parametrize("settings", INPUTS.values(), ids=INPUTS)
 
 
 def make_model(**settings: object) -> TemporalFusionTransformer:
     torch.manual_seed(0)
-    return TemporalFusionTransformer(5, hidden_size=8, num_attention_heads=2, num_horizons=3, lookback=6, **settings).eval()
+    shape = {"hidden_size": 8, "num_attention_heads": 2, "num_horizons": HORIZONS, "lookback": 6, "variable_size": 4}
+    return TemporalFusionTransformer(FEATURES, **shape | settings).eval()
+
+
+def make_inputs(settings: dict[str, int], time: int = TIME) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    inputs = {"x": torch.randn(BATCH, time, FEATURES, generator=generator)}
+    inputs["mask"] = torch.rand(inputs["x"].shape, generator=generator) > 0.2
+    if "static_size" in settings:
+        inputs["static"] = torch.randn(BATCH, STATIC, generator=generator)
+    if "known_future_size" in settings:
+        inputs["known_future"] = torch.randn(BATCH, time + HORIZONS, KNOWN, generator=generator)
+    return inputs
+
+
+def until(inputs: dict[str, Tensor], bars: int) -> dict[str, Tensor]:
+    """What was there when only the first `bars` bars were past."""
+    ends = {"x": bars, "mask": bars, "known_future": bars + HORIZONS}
+    return {name: value[:, : ends[name]] if name in ends else value for name, value in inputs.items()}
 
 
 def test_quick_start_of_the_documentation() -> None:
@@ -18,42 +45,142 @@ def test_quick_start_of_the_documentation() -> None:
     assert set(interpretability) == {"attention", "variable_selection"}
 
 
-@pytest.mark.parametrize("num_layers", [1, 2])
-def test_shapes_and_sums(num_layers: int) -> None:
-    predictions, weights = make_model(num_layers=num_layers)(torch.randn(2, 12, 5))
-    assert predictions.shape == (2, 3, 3)
+@every_kind_of_input
+def test_shapes_and_sums(settings: dict[str, int]) -> None:
+    inputs = make_inputs(settings)
+    predictions, weights = make_model(**settings)(**inputs)
+    known = settings.get("known_future_size", 0)
+    shapes = {"attention": (BATCH, HORIZONS, TIME), "variable_selection": (BATCH, TIME, FEATURES + known)}
+    shapes |= {"static_selection": (BATCH, STATIC)} if "static_size" in settings else {}
+    shapes |= {"known_future_selection": (BATCH, HORIZONS, KNOWN)} if known else {}
+    assert predictions.shape == (BATCH, HORIZONS, 3)
     assert (predictions.diff(dim=-1) >= 0).all()
-    assert weights["attention"].shape == (2, 3, 12)
-    assert weights["variable_selection"].shape == (2, 12, 5)
+    assert {name: tuple(weight.shape) for name, weight in weights.items()} == shapes
     for weight in weights.values():
         assert torch.allclose(weight.sum(-1), torch.ones(weight.shape[:-1]), atol=1e-6)
+    assert not weights["attention"][..., : TIME - 6].any()
+    assert not weights["variable_selection"][..., :FEATURES][~inputs["mask"]].any()
 
 
-@pytest.mark.parametrize("static_size", [None, 4])
-def test_dense_equals_forward_at_every_bar(static_size: int | None) -> None:
-    model, x = make_model(static_size=static_size), torch.randn(2, 12, 5)
-    mask = torch.rand(x.shape) > 0.2
-    static = None if static_size is None else torch.randn(2, static_size)
-    dense = model.dense(x, mask, static)
-    for time in range(12):
-        plain, _ = model(x[:, : time + 1], mask[:, : time + 1], static)
-        assert torch.allclose(dense[:, time], plain, atol=1e-5)
+@every_kind_of_input
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("lookback", [1, 6, 40])
+def test_dense_equals_forward_at_every_bar(settings: dict[str, int], num_layers: int, lookback: int) -> None:
+    model, inputs = make_model(num_layers=num_layers, lookback=lookback, **settings), make_inputs(settings)
+    dense = model.dense(**inputs)
+    assert dense.shape == (BATCH, TIME, HORIZONS, 3)
+    for time in range(TIME):
+        assert torch.allclose(dense[:, time], model(**until(inputs, time + 1))[0], atol=1e-5)
 
 
-def test_static_covariates_matter_and_learn() -> None:
-    model, x, static = make_model(static_size=4), torch.randn(2, 12, 5), torch.randn(2, 4)
-    assert not torch.allclose(model(x, static=static)[0], model(x, static=-static)[0])
-    model.dense(x, static=static).square().sum().backward()
-    assert [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()] == []
+@every_kind_of_input
+def test_dense_and_forward_have_the_same_gradient(settings: dict[str, int]) -> None:
+    model, inputs = make_model(**settings), make_inputs(settings)
+    weights = list(model.parameters())
+    dense = torch.autograd.grad(model.dense(**inputs).sin().sum(), weights)
+    plain = torch.autograd.grad(sum(model(**until(inputs, bars))[0].sin().sum() for bars in range(1, TIME + 1)), weights)
+    assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(dense, plain, strict=True))
+    assert [name for (name, _), grad in zip(model.named_parameters(), dense, strict=True) if not grad.any()] == []
 
 
-def test_bad_inputs_are_named() -> None:
-    model, x = make_model(), torch.randn(2, 12, 5)
-    with pytest.raises(ValueError, match=r"x must have shape \[batch time feature\] with 5 features, was \[2, 12, 4\]"):
-        model(x[..., :4])
-    with pytest.raises(ValueError, match=r"x of shape \[2, 12, 5\] holds NaN"):
-        model(x * torch.nan)
-    with pytest.raises(ValueError, match="static must have shape None"):
-        model(x, static=torch.zeros(2, 3))
-    with pytest.raises(ValueError, match=r"static must have shape \(2, 4\), was None"):
-        make_model(static_size=4)(x)
+def test_a_horizon_reads_what_is_known_up_to_it() -> None:
+    model, inputs = make_model(**INPUTS["all"]), make_inputs(INPUTS["all"])
+    changed = inputs["known_future"].clone()
+    changed[:, TIME + 1] += 1.0
+    before, after = model(**inputs)[0], model(**inputs | {"known_future": changed})[0]
+    assert torch.equal(before[:, 0], after[:, 0])
+    assert (before[:, 1:] != after[:, 1:]).all()
+
+
+def test_known_inputs_may_come_without_their_past() -> None:
+    model, inputs = make_model(**INPUTS["known"]), make_inputs(INPUTS["known"])
+    predictions, weights = model(**inputs | {"known_future": inputs["known_future"][:, TIME:]})
+    assert predictions.shape == (BATCH, HORIZONS, 3)
+    assert not weights["variable_selection"][..., FEATURES:].any()
+
+
+def test_missing_values_do_not_matter() -> None:
+    model, inputs = make_model(), make_inputs({})
+    poisoned = torch.where(inputs["mask"], inputs["x"], torch.nan)
+    assert torch.equal(model(**inputs)[0], model(poisoned, inputs["mask"])[0])
+
+
+def test_static_covariates_matter() -> None:
+    model, inputs = make_model(**INPUTS["static"]), make_inputs(INPUTS["static"])
+    assert not torch.allclose(model(**inputs)[0], model(**inputs | {"static": -inputs["static"]})[0])
+
+
+def test_it_learns_what_is_known_of_the_future() -> None:
+    model = make_model(dropout=0.0, known_future_size=1).train()
+    x, known = torch.randn(4, 16, FEATURES), torch.randn(4, 16 + HORIZONS, 1)
+    target = known[:, 1:, 0].unfold(1, HORIZONS, 1) * x[:, :, :1]
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(60):
+        loss = (model.dense(x, known_future=known)[..., 1] - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 0.2 * float(target.var())
+
+
+@every_kind_of_input
+def test_autocast_stays_close_and_finite(settings: dict[str, int]) -> None:
+    model, inputs = make_model(**settings), make_inputs(settings)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        plain, dense = model(**inputs)[0], model.dense(**inputs)
+        dense.float().sum().backward()
+    assert torch.allclose(plain.float(), model(**inputs)[0], atol=0.1)
+    assert torch.allclose(dense.float(), model.dense(**inputs), atol=0.1)
+    assert all(weight.grad.isfinite().all() for weight in model.parameters())
+
+
+@pytest.mark.slow
+@every_kind_of_input
+@pytest.mark.parametrize("dense", [False, True])
+def test_compiled_equals_eager(settings: dict[str, int], dense: bool) -> None:
+    model, inputs = make_model(**settings), make_inputs(settings)
+    function = model.dense if dense else lambda **given: model(**given)[0]
+    torch.compiler.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's own
+        compiled = torch.compile(function)(**inputs)
+        compiled.sum().backward()
+    assert torch.allclose(compiled, function(**inputs), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"x": torch.zeros(2, 13, 4)}, r"x must have shape \[batch time feature\] with 5 features, was \[2, 13, 4\]"),
+        ({"x": torch.full((2, 13, 5), torch.nan), "mask": None}, r"x of shape \[2, 13, 5\] holds NaN: pass mask"),
+        ({"x": torch.zeros(2, 0, 5), "mask": None}, r"x must hold at least one bar, had shape \[2, 0, 5\]"),
+        ({"mask": torch.ones(2, 12, 5, dtype=torch.bool)}, r"mask must broadcast to x of shape \[2, 13, 5\], was \[2, 12, 5\]"),
+        ({"static": None}, r"static must have shape \[2, 4\], was None"),
+        ({"static": torch.zeros(2, 3)}, r"static must have shape \[2, 4\], was \[2, 3\]"),
+        ({"static": torch.full((2, 4), torch.nan)}, r"static of shape \[2, 4\] holds NaN"),
+        ({"known_future": None}, r"known_future must have shape \[2, 16, 2\] or \[2, 3, 2\], was None"),
+        ({"known_future": torch.zeros(2, 4, 2)}, r"known_future must have shape .*, was \[2, 4, 2\]"),
+        ({"known_future": torch.full((2, 16, 2), torch.nan)}, "known_future of shape .* holds NaN"),
+    ],
+)
+def test_bad_inputs_are_named(changed: dict[str, Tensor | None], words: str) -> None:
+    model, inputs = make_model(**INPUTS["all"]), make_inputs(INPUTS["all"])
+    with pytest.raises(ValueError, match=words):
+        model(**inputs | changed)
+
+
+def test_inputs_that_the_model_has_no_part_for_are_named() -> None:
+    model, inputs = make_model(), make_inputs(INPUTS["all"])
+    with pytest.raises(ValueError, match=r"static must be None for a model without static_size, had shape \[2, 4\]"):
+        model(inputs["x"], static=inputs["static"])
+    with pytest.raises(ValueError, match="known_future must be None for a model without known_future_size"):
+        model(inputs["x"], known_future=inputs["known_future"])
+    with pytest.raises(ValueError, match=r"known_future must have shape \[2, 16, 2\], was \[2, 3, 2\]"):
+        make_model(**INPUTS["known"]).dense(inputs["x"], known_future=inputs["known_future"][:, TIME:])
+
+
+def test_bad_settings_are_named() -> None:
+    with pytest.raises(ValueError, match=r"output_quantiles must increase strictly within \(0, 1\), was \[0.9, 0.1\]"):
+        make_model(output_quantiles=(0.9, 0.1))
+    with pytest.raises(ValueError, match="hidden_size must be a multiple of num_heads, was 8 with 3 heads"):
+        make_model(num_attention_heads=3)
