@@ -40,6 +40,8 @@ def build_feature_lake(
 
 def run_on_ray(task: ItemTask, items: Sequence[WorkItem]) -> Iterator[ItemStatus]:
     """Run a task on every item over the connected cluster, one CPU each; an item whose worker keeps dying has no status."""
+    if not items:
+        return
     rows = [{"item": item.model_dump_json()} for item in items]
     with ray.data.DataContext.current(_context()):
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(partial(_run_row, task=task))

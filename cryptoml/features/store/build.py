@@ -151,7 +151,7 @@ class _Build:
         """Run both passes."""
         timeframe = self.files.timeframe
         lives = self._lives(symbols)
-        per_symbol = {symbol: self._symbol_items(symbol, life, chunk_bars) for symbol, life in lives.items()}
+        per_symbol = self._symbol_items(lives, chunk_bars)
         self._sweep([features_folder(timeframe, symbol) for symbol in lives], per_symbol)
         self._settle([item for items in per_symbol.values() for item in items], retries)
         failed = {status.symbol for status in self.books.run.values() if status.error}
@@ -170,15 +170,11 @@ class _Build:
                 lives[symbol] = life
         return lives
 
-    def _symbol_items(self, symbol: str, life: Life, chunk_bars: int) -> list[WorkItem]:
-        return symbol_items(
-            self.files,
-            symbol,
-            life,
-            chunk_bars=chunk_bars,
-            warm_up_bars=_warm_up(self.engineer.features),
-            catalogue=catalogue_hash(self.engineer.features),
-        )
+    def _symbol_items(self, lives: Mapping[str, Life], chunk_bars: int) -> dict[str, list[WorkItem]]:
+        features = self.engineer.features
+        plan = partial(symbol_items, self.files, catalogue=catalogue_hash(features), warm_up_bars=_warm_up(features))
+        begin = min((first for life in lives.values() for _, first, _ in life), default=pd.Timestamp(0, tz="UTC"))
+        return {symbol: plan(symbol, life, begin, chunk_bars=chunk_bars) for symbol, life in lives.items()}
 
     def _market_items(self, lives: Mapping[str, Life]) -> list[WorkItem]:
         features = self.engineer.panel_features

@@ -4,7 +4,6 @@ import hashlib
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pyarrow as pa
 
 from cryptoml.data.lake import Lake
 from cryptoml.data.panel import CANDLE_FIELDS, Panel, panel_from_frames
-from cryptoml.data.schema import CANDLES, ONCHAIN, TABLES, VENUE_CANDLES, parse_timeframe
+from cryptoml.data.schema import CANDLES, ONCHAIN, ORDERBOOK, TABLES, VENUE_CANDLES, parse_timeframe
 from cryptoml.data.storage import Storage
 from cryptoml.features import contract, engineer, joins, market, rolling
 from cryptoml.features.contract import Feature
@@ -119,24 +118,21 @@ def _table(panel: Panel, kept: np.ndarray, names: list[str] | tuple[str, ...], v
 
 def _read_panel(lake: Lake, item: WorkItem) -> Panel:
     """Return the rows that an item reads: its stretch with the warm-up, and the tables known by its end."""
-    step = parse_timeframe(item.timeframe)
-    first = pd.Timestamp(item.start) - item.warm_up_bars * step
     if not item.symbol:
-        columns = ["timestamp", "close", "volume"]
-        return _aligned(lake, item, item.peers, first, columns)
-    panel = _aligned(lake, item, (item.symbol, *item.peers), first, None)
+        return _read_candles(lake, item, item.peers, ["timestamp", "close", "volume"])
+    panel = _read_candles(lake, item, (item.symbol, *item.peers), None)
     tables: dict[str, dict[str, pd.DataFrame]] = {}
     for part in item.tables:
-        tables.setdefault(part.table, {})[_table_key(part)] = _read_table(lake, part, first, item.stop, step)
+        tables.setdefault(part.table, {})[_table_key(part)] = _read_table(lake, part, item)
     return Panel(panel.symbols, panel.timeframe, panel.timestamps, panel.candles, tables)
 
 
-def _read_table(lake: Lake, part: TablePart, first: pd.Timestamp, stop: datetime, step: pd.Timedelta) -> pd.DataFrame:
+def _read_table(lake: Lake, part: TablePart, item: WorkItem) -> pd.DataFrame:
     """Return the rows of a slower table that can matter; series that stay valid for days are read from their start."""
-    spec = TABLES[part.table]
-    by_bar = spec.name in ("orderbook", VENUE_CANDLES.name)
-    since = first - max(BOOK_MARGIN, 3 * step) if by_bar else None
-    return lake.read(spec, part.partition, since, pd.Timestamp(stop) + step)
+    spec, step = TABLES[part.table], parse_timeframe(item.timeframe)
+    by_bar = spec in (ORDERBOOK, VENUE_CANDLES)
+    since = pd.Timestamp(item.since) - max(BOOK_MARGIN, 3 * step) if by_bar else None
+    return lake.read(spec, part.partition, since, pd.Timestamp(item.stop) + step)
 
 
 def _table_key(part: TablePart) -> str:
@@ -146,24 +142,23 @@ def _table_key(part: TablePart) -> str:
     return f"{part.partition['venue']}:{symbol}" if part.table == VENUE_CANDLES.name else symbol
 
 
-def _aligned(lake: Lake, item: WorkItem, symbols: tuple[str, ...], first: pd.Timestamp, columns: list[str] | None) -> Panel:
-    """Return candles of several symbols on one grid; a symbol without rows in the span is all absent."""
+def _read_candles(lake: Lake, item: WorkItem, symbols: tuple[str, ...], columns: list[str] | None) -> Panel:
+    """Return candles of several symbols on one grid from `item.since` on; a symbol without rows is absent throughout."""
     parts = {}
     for symbol in symbols:
-        frame = lake.read(CANDLES, {"timeframe": item.timeframe, "symbol": symbol}, first, pd.Timestamp(item.stop), columns)
+        frame = lake.read(CANDLES, {"timeframe": item.timeframe, "symbol": symbol}, item.since, item.stop, columns)
         if len(frame):
             prices = {} if columns is None else dict.fromkeys(("open", "high", "low"), frame["close"])
             parts[symbol] = panel_from_frames({symbol: frame.assign(**prices)}, item.timeframe)
-    return _stacked(parts, symbols, item.timeframe)
+    return _stacked(parts, symbols, item)
 
 
-def _stacked(parts: Mapping[str, Panel], symbols: tuple[str, ...], timeframe: str) -> Panel:
+def _stacked(parts: Mapping[str, Panel], symbols: tuple[str, ...], item: WorkItem) -> Panel:
     if not parts:
-        return Panel(symbols, timeframe, pd.DatetimeIndex([], tz="UTC").as_unit("us"), np.empty((len(symbols), 0, 8)))
-    if len(symbols) == 1:
-        return parts[symbols[0]]
-    step = parse_timeframe(timeframe)
+        return Panel(symbols, item.timeframe, pd.DatetimeIndex([], tz="UTC").as_unit("us"), np.empty((len(symbols), 0, 8)))
+    step = parse_timeframe(item.timeframe)
     first, last = (edge(part.timestamps[place] for part in parts.values()) for edge, place in ((min, 0), (max, -1)))
+    first -= (first - item.since) // step * step
     grid = pd.date_range(first, last, freq=step, unit="us", name="timestamp")
     storage = np.full((len(CANDLE_FIELDS), len(symbols), len(grid)), np.nan)
     for row, symbol in enumerate(symbols):
@@ -171,4 +166,4 @@ def _stacked(parts: Mapping[str, Panel], symbols: tuple[str, ...], timeframe: st
             part = parts[symbol]
             place = (part.timestamps[0] - first) // step
             storage[:, row, place : place + part.num_bars] = part.candles[0].T
-    return Panel(symbols, timeframe, grid, storage.transpose(1, 2, 0))
+    return Panel(symbols, item.timeframe, grid, storage.transpose(1, 2, 0))

@@ -113,14 +113,10 @@ def _beside(own: pd.DataFrame, peers: Mapping[str, pd.DataFrame], symbol: str) -
 def _read_stretches(storage: Storage, folder: str, bounds: Bounds, condition: pc.Expression | None = None) -> pa.Table | None:
     """Return the rows of a folder's files within bounds, sorted by time; None for a folder without files."""
     paths = [path for path in storage.list_files(folder) if path.endswith(".parquet")]
-    starts = [start_of(path) for path in paths]
-    ends = [*starts[1:], None]
     since, until = bounds
-    meets = [
-        (until is None or start < until) and (since is None or end is None or end > since)
-        for start, end in zip(starts, ends, strict=True)
-    ]
-    chosen = [path for path, met in zip(paths, meets, strict=True) if met] or paths[:1]
+    begins = [until is None or start_of(path) < until for path in paths]
+    ends = [since is None or start_of(following) > since for following in paths[1:]] + [True] * bool(paths)
+    chosen = [path for path, *met in zip(paths, begins, ends, strict=True) if all(met)] or paths[:1]
     tables = [_load(storage, path, _expression(bounds, condition)) for path in chosen]
     odd = [path for path, table in zip(chosen, tables, strict=True) if table.schema.names != tables[0].schema.names]
     if odd:

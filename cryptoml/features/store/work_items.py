@@ -20,6 +20,7 @@ from cryptoml.data.lake import Lake
 from cryptoml.data.schema import CANDLES, FUNDING, ONCHAIN, ORDERBOOK, VENUE_CANDLES, parse_timeframe
 from cryptoml.data.storage import Storage
 from cryptoml.errors import DataError
+from cryptoml.features.cross_section import MAX_LEADERS
 from cryptoml.features.joins import split_symbol
 from cryptoml.features.store.files import cross_section_folder, features_folder, file_name
 
@@ -51,7 +52,7 @@ class WorkItem(BaseModel):
     peers: tuple[str, ...] = Field((), description="Symbols of the cross-section, or one whose close another leg refers to")
     start: datetime = Field(description="First open wanted, UTC")
     stop: datetime = Field(description="Opens from here on belong to the next item, UTC")
-    warm_up_bars: int = Field(ge=0, description="Bars to read before `start`")
+    since: datetime = Field(description="First bar to read, before `start` for warm-up, UTC")
     num_bars: int = Field(ge=0, description="Size: bars of the stretch within the symbol's life, times symbols")
     tables: tuple[TablePart, ...] = Field((), description="Slower tables to join")
     catalogue: str = Field(description="Hash of the features to compute")
@@ -104,17 +105,17 @@ class LakeFiles:
         pairs = (part.partition.get("symbol") for part in self.tables(symbol) if part.table == VENUE_CANDLES.name)
         return (through,) if through != symbol and through in self.symbols and f"{base}BTC" in pairs else ()
 
-    def signature(self, files: Iterable[fs.FileInfo], symbols: Sequence[str] = ()) -> str:
+    def signature(self, files: Iterable[fs.FileInfo], marks: Sequence[str] = ()) -> str:
         """Return a hash of paths, sizes and times; empty where a file is too fresh for its time to tell versions apart.
 
         Args:
             files: What an item reads.
-            symbols: Names whose order matters too.
+            marks: Text that matters too.
         """
         lines = [(file.path, file.size, file.mtime_ns) for file in files]
         if any(stamp / 1e9 > self.listed_at - FRESH_SECONDS for _, _, stamp in lines):
             return ""
-        return hashlib.sha256(repr((sorted(lines), list(symbols))).encode()).hexdigest()
+        return hashlib.sha256(repr((sorted(lines), list(marks))).encode()).hexdigest()
 
 
 def find_files(lake: Lake, timeframe: str) -> LakeFiles:
@@ -194,18 +195,28 @@ def _utc(instant: datetime) -> pd.Timestamp:
 
 
 def symbol_items(
-    files: LakeFiles, symbol: str, life: Life, *, chunk_bars: int, warm_up_bars: int, catalogue: str
+    files: LakeFiles, symbol: str, life: Life, begin: pd.Timestamp, *, chunk_bars: int, warm_up_bars: int, catalogue: str
 ) -> list[WorkItem]:
-    """Return the items of one symbol, one per stretch of `chunk_bars` that its life touches."""
+    """Return the items of one symbol, one per stretch of `chunk_bars` that its life touches.
+
+    Args:
+        files: The market lake.
+        symbol: The symbol.
+        life: Its candle files and their spans.
+        begin: First bar of the panel: slower tables are joined from there on, even where the symbol was listed later.
+        chunk_bars: Length of a stretch.
+        warm_up_bars: Bars to read before a stretch.
+        catalogue: Hash of the features.
+    """
     if not life:
         return []
     step, reference, tables = parse_timeframe(files.timeframe), files.reference(symbol), files.tables(symbol)
     beside = [file for part in tables for file in files.parts[_folder_of(part)]]
     beside += [file for other in reference for file in files.candles(other)]
-    first, last = min(start for _, start, _ in life), max(stop for _, _, stop in life)
+    first, last = _edges(life)
     items = []
     for name, start, stop in _stretches(first, last + step, chunk_bars * step):
-        read = [file for file, since, until in life if since < stop and until >= start - warm_up_bars * step]
+        since = max(start - warm_up_bars * step, begin if tables else first)
         items.append(
             WorkItem(
                 path=f"{features_folder(files.timeframe, symbol)}/{name}",
@@ -214,11 +225,11 @@ def symbol_items(
                 peers=reference,
                 start=start,
                 stop=stop,
-                warm_up_bars=warm_up_bars,
+                since=since,
                 num_bars=int((stop - start) / step),
                 tables=tuple(tables),
                 catalogue=catalogue,
-                signature=files.signature([*read, *beside]),
+                signature=files.signature([*_files_within(life, since, stop), *beside], [str(since)]),
             )
         )
     return items
@@ -226,28 +237,49 @@ def symbol_items(
 
 def market_items(files: LakeFiles, lives: Mapping[str, Life], *, warm_up_bars: int, catalogue: str) -> list[WorkItem]:
     """Return the items of the cross-section: the symbols of `lives`, in that order, by time."""
-    if not any(lives.values()):
-        return []
-    step = parse_timeframe(files.timeframe)
     whole = [entry for life in lives.values() for entry in life]
-    first, last = min(start for _, start, _ in whole), max(stop for _, _, stop in whole)
+    if not whole:
+        return []
+    step, (first, last) = parse_timeframe(files.timeframe), _edges(whole)
     items = []
     for name, start, stop in _stretches(first, last + step, _market_bars(len(lives)) * step):
-        read = [file for file, since, until in whole if since < stop and until >= start - warm_up_bars * step]
+        since = max(start - warm_up_bars * step, first)
+        peers = _taking_part(lives, since, stop)
         items.append(
             WorkItem(
                 path=f"{cross_section_folder(files.timeframe)}/{name}",
                 timeframe=files.timeframe,
-                peers=tuple(lives),
+                peers=peers,
                 start=start,
                 stop=stop,
-                warm_up_bars=warm_up_bars,
-                num_bars=int((stop - start) / step) * len(lives),
+                since=since,
+                num_bars=int((stop - start) / step) * len(peers),
                 catalogue=catalogue,
-                signature=files.signature(read, list(lives)),
+                signature=files.signature(_files_within(whole, since, stop), peers),
             )
         )
     return items
+
+
+def _taking_part(lives: Mapping[str, Life], since: pd.Timestamp, until: pd.Timestamp) -> tuple[str, ...]:
+    """Return the symbols with bars in [since, until), in order, and absent ones that the features cannot do without.
+
+    That is the leader, and where one of the others comes after the first few, whose returns are read as possible leaders,
+    those first few: they keep its place.
+    """
+    there = {symbol for symbol, life in lives.items() if _files_within(life, since, until)}
+    leader = next((symbol for symbol in lives if symbol.startswith("BTC")), next(iter(lives)))
+    first = set(list(lives)[:MAX_LEADERS])
+    places = first if there - first else set()
+    return tuple(symbol for symbol in lives if symbol in there | places | {leader})
+
+
+def _edges(life: Life) -> tuple[pd.Timestamp, pd.Timestamp]:
+    return min(first for _, first, _ in life), max(last for _, _, last in life)
+
+
+def _files_within(life: Life, since: pd.Timestamp, until: pd.Timestamp) -> list[fs.FileInfo]:
+    return [file for file, first, last in life if first < until and last >= since]
 
 
 def _market_bars(num_symbols: int) -> int:

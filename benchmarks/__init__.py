@@ -1,0 +1,1 @@
+"""Speed and quality against plain code and peers: each module prints ratios measured in one run."""
