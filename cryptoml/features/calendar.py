@@ -1,6 +1,7 @@
 """Time features of the bar's open, UTC; periodic ones as sine and cosine."""
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from cryptoml.features.contract import Bars, feature
@@ -11,14 +12,29 @@ FloatArray = NDArray[np.float64]
 CYCLIC = "periodic encoding"
 
 
+def _part(bars: Bars, name: str) -> FloatArray:
+    return bars.memo("calendar", lambda: _calendar(bars.timestamps))[name]
+
+
 def _hour(bars: Bars) -> FloatArray:
     """Hours since midnight, with minutes as a fraction."""
-    stamps = bars.timestamps
-    return bars.memo(("calendar", "clock"), lambda: np.asarray(stamps.hour + stamps.minute / 60.0, dtype=np.float64))
+    return _part(bars, "hour")
 
 
-def _part(bars: Bars, name: str) -> FloatArray:
-    return bars.memo(("calendar", name), lambda: np.asarray(getattr(bars.timestamps, name), dtype=np.float64))
+def _calendar(timestamps: pd.DatetimeIndex) -> dict[str, FloatArray]:
+    """Return the clock and the date of each stamp."""
+    stamps = timestamps.as_unit("us").asi8.view("datetime64[us]")
+    days, months = stamps.astype("datetime64[D]"), stamps.astype("datetime64[M]")
+    first_day, next_month = months.astype("datetime64[D]"), (months + 1).astype("datetime64[D]")
+    parts = {
+        "hour": (stamps - days) // np.timedelta64(1, "m") / 60.0,
+        "day_of_week": (days.astype(np.int64) + 3) % 7,  # 1970-01-01 was a Thursday
+        "day": (days - first_day).astype(np.int64) + 1,
+        "days_in_month": (next_month - first_day).astype(np.int64),
+        "month": months.astype(np.int64) % 12 + 1,
+        "quarter": months.astype(np.int64) % 12 // 3 + 1,
+    }
+    return {name: values.astype(np.float64) for name, values in parts.items()}
 
 
 def _sine(phase: FloatArray) -> FloatArray:

@@ -6,7 +6,7 @@ formula should care about: NaN until `lookback` rows exist, NaN while a row of t
 place of anything infinite.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -17,9 +17,20 @@ from numpy.typing import NDArray
 
 from cryptoml.data.schema import parse_timeframe
 from cryptoml.errors import ConfigError
-from cryptoml.features.rolling import delay
+from cryptoml.features.bars import Bars
 
-__all__ = ["CATEGORIES", "BarSource", "Bars", "Feature", "FeatureFamily", "Span", "days", "families_of", "feature", "hours"]
+__all__ = [
+    "CATEGORIES",
+    "BarSource",
+    "Bars",
+    "Feature",
+    "FeatureFamily",
+    "Span",
+    "days",
+    "families_of",
+    "feature",
+    "hours",
+]
 
 FloatArray = NDArray[np.float64]
 Formula = TypeVar("Formula", bound=Callable[..., Any])
@@ -60,136 +71,6 @@ def hours(count: float, at_least: int = 1) -> Span:
 def days(count: float, at_least: int = 1) -> Span:
     """Return a window of `count` days, labelled `20d`; of `at_least` bars where the timeframe is too coarse."""
     return Span(pd.Timedelta(days=count), f"{count:g}d", at_least)
-
-
-class Bars:
-    """One symbol's rows on a regular grid: candle columns and external series already joined as-of per bar.
-
-    Columns are read filled forward, so that formulas only ever see numbers; `Feature.__call__` takes out every value
-    whose lookback touches a filled row. Derived series that several features share are computed once.
-
-    Attributes:
-        timestamps: `[time]` opens of the bars, UTC.
-        timeframe: Length of a bar, such as `"1h"`.
-        columns: Name to float64 `[time]`, NaN where absent.
-    """
-
-    def __init__(self, timestamps: pd.DatetimeIndex, timeframe: str, columns: Mapping[str, FloatArray]) -> None:
-        """Keep references to the columns; nothing is copied."""
-        self.timestamps = timestamps
-        self.timeframe = timeframe
-        self.columns = dict(columns)
-        self._memo: dict[Hashable, Any] = {}
-
-    def __len__(self) -> int:
-        return len(self.timestamps)
-
-    def slice(self, start: int, stop: int) -> "Bars":
-        """Return rows [start, stop) as views, without the derived series."""
-        cut = {name: values[start:stop] for name, values in self.columns.items()}
-        return Bars(self.timestamps[start:stop], self.timeframe, cut)
-
-    def has(self, name: str) -> bool:
-        """Tell whether a column has any value at all."""
-        return name in self.columns and self.memo(("has", name), lambda: bool(np.isfinite(self.columns[name]).any()))
-
-    def memo(self, key: Hashable, compute: Callable[[], Any]) -> Any:
-        """Return `compute()`, evaluated once per key for these bars. The result is shared: never write into it."""
-        if key not in self._memo:
-            self._memo[key] = compute()
-        return self._memo[key]
-
-    def column(self, name: str) -> FloatArray:
-        """Return a column `[time]`, filled forward (leading gaps take the first value; all NaN when there is none)."""
-        return self.memo(("column", name), lambda: _filled(self.columns[name]))
-
-    def rolled(self, kernel: Callable[..., FloatArray], series: str, *arguments: float) -> FloatArray:
-        """Return `kernel(self.<series>, *arguments)`, shared by all features that ask for the same."""
-        return self.memo((kernel, series, arguments), lambda: kernel(getattr(self, series), *arguments))
-
-    def run_length(self, inputs: tuple[str, ...]) -> NDArray[np.int64]:
-        """Return `[time]` the number of consecutive rows up to and including each in which all inputs are present."""
-        return self.memo(("run", inputs), lambda: _run_length([self.columns[name] for name in inputs], len(self)))
-
-    @property
-    def present(self) -> NDArray[np.bool_]:
-        """`[time]` whether the bar exists."""
-        return self.memo("present", lambda: np.isfinite(self.columns["close"]))
-
-    @property
-    def open(self) -> FloatArray:
-        """First price of each bar."""
-        return self.column("open")
-
-    @property
-    def high(self) -> FloatArray:
-        """Highest price of each bar."""
-        return self.column("high")
-
-    @property
-    def low(self) -> FloatArray:
-        """Lowest price of each bar."""
-        return self.column("low")
-
-    @property
-    def close(self) -> FloatArray:
-        """Last price of each bar."""
-        return self.column("close")
-
-    @property
-    def volume(self) -> FloatArray:
-        """Base-asset volume of each bar."""
-        return self.column("volume")
-
-    @property
-    def taker_buy_volume(self) -> FloatArray:
-        """Base-asset volume of each bar that takers bought."""
-        return self.column("taker_buy_volume")
-
-    @property
-    def num_trades(self) -> FloatArray:
-        """Number of trades of each bar."""
-        return self.column("num_trades")
-
-    @property
-    def log_close(self) -> FloatArray:
-        """Natural logarithm of the close."""
-        return self.memo("log_close", lambda: np.log(self.close))
-
-    @property
-    def log_return(self) -> FloatArray:
-        """`ln(close_t / close_{t-1})`, two rows; exactly zero where the price stood still."""
-        return self.memo("log_return", lambda: self.log_close - delay(self.log_close, 1))
-
-    @property
-    def typical_price(self) -> FloatArray:
-        """`(high + low + close) / 3`."""
-        return self.memo("typical_price", lambda: (self.high + self.low + self.close) / 3.0)
-
-    @property
-    def true_range(self) -> FloatArray:
-        """Wilder 1978: `max(high, close_{t-1}) - min(low, close_{t-1})`, two rows."""
-        return self.memo("true_range", self._true_range)
-
-    def _true_range(self) -> FloatArray:
-        previous = delay(self.close, 1)
-        return np.maximum(self.high, previous) - np.minimum(self.low, previous)
-
-
-def _filled(values: FloatArray) -> FloatArray:
-    valid = np.isfinite(values)
-    if valid.all() or not valid.any():
-        return np.asarray(values, dtype=np.float64)
-    source = np.where(valid, np.arange(len(values)), int(valid.argmax()))
-    return np.asarray(values, dtype=np.float64)[np.maximum.accumulate(source)]
-
-
-def _run_length(columns: Sequence[FloatArray], length: int) -> NDArray[np.int64]:
-    index = np.arange(length)
-    missing = np.zeros(length, dtype=bool)
-    for values in columns:
-        missing |= ~np.isfinite(values)
-    return index - np.maximum.accumulate(np.where(missing, index, -1))
 
 
 class BarSource(Protocol):

@@ -32,6 +32,7 @@ from cryptoml.features import (
 )
 from cryptoml.features.contract import CATEGORIES, Bars, Feature, FeatureFamily, families_of
 from cryptoml.features.joins import bars_from_panel
+from cryptoml.features.live import LiveFeatures
 from cryptoml.features.market import Market, market_from_panel
 from cryptoml.features.public_inputs import panel_from_inputs
 
@@ -175,7 +176,13 @@ class AdvancedFeatureEngineer:
         return out
 
     def extract_all_features(
-        self, ohlcv: pd.DataFrame, onchain: Any = None, orderbook: Any = None, cross_exchange: Any = None
+        self,
+        ohlcv: pd.DataFrame,
+        onchain: Any = None,
+        orderbook: Any = None,
+        cross_exchange: Any = None,
+        *,
+        trades: pd.DataFrame | None = None,
     ) -> pd.DataFrame:
         """Return every feature of one symbol, aligned to `ohlcv` (its index is kept), float32, one column per feature.
 
@@ -184,18 +191,35 @@ class AdvancedFeatureEngineer:
             onchain: An `OnChainMetrics` reading, applied to the last bar, or a history with `available_at`.
             orderbook: `{"bids": [[price, size], ...], "asks": ...}`, applied to the last bar, or a history.
             cross_exchange: Venue to price (last bar) or to a candle history; `spot` and `future` legs, `funding`.
+            trades: Single trades: `available_at`, `size`, `is_buyer_taker`.
 
         Raises:
             DataError: A column is missing or not numeric, stamps are naive, unsorted or duplicated, a book is empty or
                 crossed; the message names the column and the first offending row.
         """
-        panel, rows = panel_from_inputs(ohlcv, self.config.timeframe, onchain, orderbook, cross_exchange)
+        panel, rows = panel_from_inputs(ohlcv, self.config.timeframe, onchain, orderbook, cross_exchange, trades)
         values = self.compute(bars_from_panel(panel, panel.symbols[0]))[rows]
         return pd.DataFrame(values, index=ohlcv.index, columns=list(self.symbol_names))
 
+    def live(
+        self,
+        ohlcv: pd.DataFrame,
+        onchain: Any = None,
+        orderbook: Any = None,
+        cross_exchange: Any = None,
+        *,
+        trades: pd.DataFrame | None = None,
+    ) -> LiveFeatures:
+        """Return a buffer of the last `max_lookback` bars whose `update(bar)` gives the next row of features.
+
+        Takes and refuses what `extract_all_features` does, whose rows its own equal. Features over a panel are not in it.
+        """
+        panel, _ = panel_from_inputs(ohlcv, self.config.timeframe, onchain, orderbook, cross_exchange, trades)
+        return LiveFeatures(self.features, self.config.timeframe, panel)
+
 
 def build_features(
-    panel: Panel, engineer: AdvancedFeatureEngineer, *, on_symbol: Callable[[str], None] | None = None
+    panel: Panel, engineer: AdvancedFeatureEngineer, *, on_symbol: Callable[[str], object] | None = None
 ) -> FeaturePanel:
     """Compute all features of a panel: one pass per symbol, then one over the cross-section.
 

@@ -16,7 +16,17 @@ from cryptoml.data.schema import parse_timeframe
 from cryptoml.features.contract import Bars
 from cryptoml.features.onchain import METRIC_ALIASES, METRICS
 
-__all__ = ["bars_from_panel", "join_asof", "split_symbol"]
+__all__ = [
+    "FUNDING_STALE",
+    "ONCHAIN_STALE",
+    "bars_from_panel",
+    "combine_premiums",
+    "join_asof",
+    "join_book",
+    "join_trades",
+    "split_symbol",
+    "venue_leg",
+]
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -44,8 +54,8 @@ def bars_from_panel(panel: Panel, symbol: str) -> Bars:
     base, _ = split_symbol(symbol)
     columns |= _funding(panel.tables.get("funding", {}).get(symbol), closes)
     columns |= _onchain(panel.tables.get("onchain", {}).get(base), closes)
-    columns |= _book(panel.tables.get("orderbook", {}).get(symbol), closes, step)
-    columns |= _trades(panel.tables.get("trades", {}).get(symbol), closes, step)
+    columns |= join_book(panel.tables.get("orderbook", {}).get(symbol), closes, step)
+    columns |= join_trades(panel.tables.get("trades", {}).get(symbol), closes, step)
     columns |= _venues(panel, symbol, columns["close"], closes)
     return Bars(panel.timestamps, panel.timeframe, columns)
 
@@ -114,7 +124,7 @@ def _levels(cells: Iterable) -> FloatArray:
     return out
 
 
-def _book(frame: pd.DataFrame | None, closes: IntArray, step: pd.Timedelta) -> Columns:
+def join_book(frame: pd.DataFrame | None, closes: IntArray, step: pd.Timedelta) -> Columns:
     """Return means over each bar's snapshots; snapshots with an empty or crossed side are left out."""
     if frame is None or frame.empty or not len(closes):
         return {}
@@ -144,7 +154,8 @@ def _imbalance(bid: FloatArray, ask: FloatArray) -> FloatArray:
     return (bids - asks) / (bids + asks)
 
 
-def _trades(frame: pd.DataFrame | None, closes: IntArray, step: pd.Timedelta) -> Columns:
+def join_trades(frame: pd.DataFrame | None, closes: IntArray, step: pd.Timedelta) -> Columns:
+    """Return the imbalance of each bar's trades by aggressor, NaN where there were none."""
     if frame is None or frame.empty or not len(closes):
         return {}
     bar, inside = _bar_of(frame, closes, step)
@@ -166,15 +177,20 @@ def _venues(panel: Panel, symbol: str, close: FloatArray, closes: IntArray) -> C
     for key, frame in tables.items():
         venue, _, market = key.rpartition(":")
         if market == symbol:
-            kind = next((leg for leg in _LEGS if leg in venue), "other")
-            premiums[kind].append(_premium(panel, frame, close, closes))
+            premiums[venue_leg(venue)].append(_premium(panel, frame, close, closes))
         elif market == f"{base}BTC" and f"BTC{quote}" in panel.symbols:
             through = close / panel.field("close")[panel.index_of(f"BTC{quote}")]
             premiums["triangle"].append(_premium(panel, frame, through, closes))
-    return _combine_premiums({kind: np.stack(parts) for kind, parts in premiums.items() if parts})
+    return combine_premiums({kind: np.stack(parts) for kind, parts in premiums.items() if parts})
 
 
-def _combine_premiums(premiums: Mapping[str, FloatArray]) -> Columns:
+def venue_leg(venue: str) -> str:
+    """Return which price a venue's name says it is: `spot`, `future`, `triangle`, or another venue's."""
+    return next((leg for leg in _LEGS if leg in venue), "other")
+
+
+def combine_premiums(premiums: Mapping[str, FloatArray]) -> Columns:
+    """Return the cross-exchange columns of log price differences `[venue, time]` by leg."""
     columns = {}
     legs = [sign * _present_mean(premiums[leg]) for leg, sign in (("spot", -1.0), ("future", 1.0)) if leg in premiums]
     if legs:
@@ -205,4 +221,7 @@ def _premium(panel: Panel, frame: pd.DataFrame, reference: FloatArray, closes: I
     prompt = _microseconds(frame["available_at"]) - stamps < 2 * step // pd.Timedelta(microseconds=1)
     with np.errstate(all="ignore"):
         premium = np.log(frame["close"].to_numpy(np.float64) / reference[place])
-    return join_asof(closes, frame, np.where(matched & prompt, premium, np.nan), step)
+    known = frame[["timestamp", "available_at"]].assign(
+        available_at=frame["available_at"].where(frame["available_at"] >= frame["timestamp"] + step, frame["timestamp"] + step)
+    )  # no sooner than the own close that it is compared with
+    return join_asof(closes, known, np.where(matched & prompt, premium, np.nan), step)

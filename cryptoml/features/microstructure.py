@@ -8,15 +8,16 @@ from numpy.typing import NDArray
 
 from cryptoml.features.contract import Bars, days, feature, hours
 from cryptoml.features.rolling import (
-    delay,
-    rolling_cov,
+    rolling_comoment,
     rolling_mean,
+    rolling_moments,
     rolling_sum,
     safe_ratio,
     span_ema,
     span_window,
     zscore,
 )
+from cryptoml.features.volatility import lagged_comoment
 
 __all__: list[str] = []
 
@@ -56,7 +57,8 @@ def taker_imbalance_zscore(bars: Bars, n: int) -> FloatArray:
 @feature("microstructure", lookback=lambda n: n + 1, params=(days(3),), inputs=("close", *FLOW), source="Kyle 1985")
 def flow_impact(bars: Bars, n: int) -> FloatArray:
     """Correlation of log return and taker imbalance over n bars; 0 where either stood still"""
-    xx, yy, xy = rolling_cov(bars.log_return, _imbalance(bars), n)
+    xx, yy = bars.rolled(rolling_moments, "log_return", n)[1], rolling_moments(_imbalance(bars), n)[1]
+    xy = rolling_comoment(bars.log_return, _imbalance(bars), n)
     return safe_ratio(xy, np.sqrt(xx) * np.sqrt(yy), 0.0)
 
 
@@ -69,16 +71,15 @@ def flow_impact(bars: Bars, n: int) -> FloatArray:
 )
 def illiquidity(bars: Bars, n: int, m: int) -> FloatArray:
     """ln of (sum_n |r| / sum_n turnover) over (sum_m |r| / sum_m turnover), turnover = close x volume"""
-    size, turnover = np.abs(bars.log_return), bars.close * bars.volume
-    short = safe_ratio(rolling_sum(size, n), rolling_sum(turnover, n))
-    return np.log(safe_ratio(short, safe_ratio(rolling_sum(size, m), rolling_sum(turnover, m))))
+    turnover = bars.close * bars.volume
+    short, long = (safe_ratio(bars.rolled(rolling_sum, "absolute_return", k), rolling_sum(turnover, k)) for k in (n, m))
+    return np.log(safe_ratio(short, long))
 
 
 @feature("microstructure", lookback=lambda n: n + 2, params=(days(1, at_least=2), days(5)), source="Roll 1984")
 def roll_spread(bars: Bars, n: int) -> FloatArray:
     """2 sqrt(max(0, -cov_n(r_t, r_{t-1})))"""
-    _, _, xy = rolling_cov(bars.log_return, delay(bars.log_return, 1), n)
-    return 2.0 * np.sqrt(np.maximum(-xy / max(n - 1, 1), 0.0))
+    return 2.0 * np.sqrt(np.maximum(-lagged_comoment(bars, n) / max(n - 1, 1), 0.0))
 
 
 @feature("microstructure", lookback=1, inputs=("book_imbalance_5",), source=CAO)

@@ -10,7 +10,6 @@ from cryptoml.features.rolling import (
     rolling_max,
     rolling_mean,
     rolling_min,
-    rolling_std,
     rolling_sum,
     safe_ratio,
     span_ema,
@@ -18,6 +17,7 @@ from cryptoml.features.rolling import (
     wilder,
     wilder_window,
 )
+from cryptoml.features.volatility import close_volatility
 
 __all__: list[str] = []
 
@@ -68,7 +68,14 @@ MACD = ((12, 26, 9), (5, 35, 5), (24, 52, 18))
 
 
 def _macd(bars: Bars, fast: int, slow: int) -> FloatArray:
-    return bars.rolled(span_ema, "close", fast) - bars.rolled(span_ema, "close", slow)
+    def compute() -> FloatArray:
+        return bars.rolled(span_ema, "close", fast) - bars.rolled(span_ema, "close", slow)
+
+    return bars.memo(("macd", fast, slow), compute)
+
+
+def _macd_signal(bars: Bars, fast: int, slow: int, signal: int) -> FloatArray:
+    return bars.memo(("macd", fast, slow, signal), lambda: span_ema(_macd(bars, fast, slow), signal))
 
 
 @feature("momentum", lookback=lambda f, s, n: span_window(s), params=MACD, source="Appel 1979")
@@ -80,19 +87,21 @@ def macd(bars: Bars, fast: int, slow: int, signal: int) -> FloatArray:
 @feature("momentum", lookback=lambda f, s, n: span_window(s) + span_window(n) - 1, params=MACD, source="Appel 1979")
 def macd_signal(bars: Bars, fast: int, slow: int, signal: int) -> FloatArray:
     """EMA_signal(EMA_fast - EMA_slow) / close"""
-    return span_ema(_macd(bars, fast, slow), signal) / bars.close
+    return _macd_signal(bars, fast, slow, signal) / bars.close
 
 
 @feature("momentum", lookback=lambda f, s, n: span_window(s) + span_window(n) - 1, params=MACD, source="Appel 1979")
 def macd_histogram(bars: Bars, fast: int, slow: int, signal: int) -> FloatArray:
     """(MACD - EMA_signal(MACD)) / close"""
-    line = _macd(bars, fast, slow)
-    return (line - span_ema(line, signal)) / bars.close
+    return (_macd(bars, fast, slow) - _macd_signal(bars, fast, slow, signal)) / bars.close
 
 
 def _stochastic(bars: Bars, n: int) -> FloatArray:
-    low, high = bars.rolled(rolling_min, "low", n), bars.rolled(rolling_max, "high", n)
-    return 100.0 * safe_ratio(bars.close - low, high - low, 0.5)
+    def compute() -> FloatArray:
+        low, high = bars.rolled(rolling_min, "low", n), bars.rolled(rolling_max, "high", n)
+        return 100.0 * safe_ratio(bars.close - low, high - low, 0.5)
+
+    return bars.memo(("stochastic", n), compute)
 
 
 @feature("momentum", lookback=lambda n: n, params=(5, 14, 28), inputs=HLC, source="Lane 1984")
@@ -196,5 +205,4 @@ def acceleration(bars: Bars, n: int) -> FloatArray:
 )
 def t_statistic(bars: Bars, n: int) -> FloatArray:
     """ln(close_t / close_{t-n}) / (std_n(log return) sqrt(n)); 0 where nothing moved"""
-    sigma = bars.rolled(rolling_std, "log_return", n)
-    return safe_ratio(bars.log_close - delay(bars.log_close, n), sigma * np.sqrt(n), 0.0)
+    return safe_ratio(bars.log_close - delay(bars.log_close, n), close_volatility(bars, n) * np.sqrt(n), 0.0)

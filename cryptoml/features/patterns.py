@@ -205,11 +205,9 @@ def inside_bar(bars: Bars) -> FloatArray:
 
 def _streak(condition: BoolArray, limit: int) -> FloatArray:
     """Length of the run of true values that ends at each bar, at most `limit`."""
-    run, total = condition.astype(np.float64), condition.astype(np.float64)
-    for age in range(1, limit):
-        run = run * np.nan_to_num(delay(condition.astype(np.float64), age))
-        total += run
-    return total
+    index = np.arange(len(condition))
+    broken = np.maximum.accumulate(np.where(condition, -1, index))
+    return np.minimum(index - broken, limit).astype(np.float64)
 
 
 @feature("pattern", lookback=10, inputs=("open", "close"), source="definition")

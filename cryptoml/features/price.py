@@ -9,13 +9,13 @@ from cryptoml.features.rolling import (
     rolling_max,
     rolling_mean,
     rolling_min,
-    rolling_std,
     rolling_wma,
     safe_ratio,
     span_ema,
     span_window,
     zscore,
 )
+from cryptoml.features.volatility import close_volatility
 
 __all__: list[str] = []
 
@@ -43,8 +43,7 @@ def log_return(bars: Bars, n: int) -> FloatArray:
 )
 def scaled_return(bars: Bars, n: int, m: int) -> FloatArray:
     """ln(close_t / close_{t-n}) / (sigma_m sqrt(n)), sigma_m the standard deviation of the last m log returns"""
-    sigma = bars.rolled(rolling_std, "log_return", m)
-    return safe_ratio(bars.log_close - delay(bars.log_close, n), sigma * np.sqrt(n), 0.0)
+    return safe_ratio(bars.log_close - delay(bars.log_close, n), close_volatility(bars, m) * np.sqrt(n), 0.0)
 
 
 @feature("price", lookback=lambda n: n, params=(7, 25, 99, 200), source=TEXTBOOK)
@@ -97,8 +96,11 @@ def resistance_distance(bars: Bars, n: int) -> FloatArray:
 
 
 def _fibonacci_position(bars: Bars, n: int) -> FloatArray:
-    low, high = bars.rolled(rolling_min, "low", n), bars.rolled(rolling_max, "high", n)
-    return safe_ratio(bars.close - low, high - low, 0.5)
+    def compute() -> FloatArray:
+        low, high = bars.rolled(rolling_min, "low", n), bars.rolled(rolling_max, "high", n)
+        return safe_ratio(bars.close - low, high - low, 0.5)
+
+    return bars.memo(("range_position", n), compute)
 
 
 @feature("price", lookback=lambda n: n, params=(100,), inputs=HLC, source=TEXTBOOK)
@@ -142,13 +144,13 @@ def open_gap(bars: Bars) -> FloatArray:
 @feature("price", lookback=1, inputs=("open", "close"), source="definition")
 def body_return(bars: Bars) -> FloatArray:
     """ln(close / open)"""
-    return np.log(bars.close / bars.open)
+    return bars.log_body
 
 
 @feature("price", lookback=1, inputs=("high", "low"), source="definition")
 def log_range(bars: Bars) -> FloatArray:
     """ln(high / low)"""
-    return np.log(bars.high / bars.low)
+    return bars.log_range
 
 
 @feature("price", lookback=1, inputs=HLC, source="Chaikin, close location value")

@@ -16,7 +16,16 @@ from cryptoml.data.schema import parse_timeframe
 from cryptoml.errors import DataError
 from cryptoml.features.onchain import METRIC_ALIASES, METRICS, OnChainMetrics
 
-__all__ = ["panel_from_inputs"]
+__all__ = [
+    "REQUIRED",
+    "book_rows",
+    "check_number",
+    "exchange_rows",
+    "onchain_rows",
+    "panel_from_inputs",
+    "refuse_future",
+    "trade_rows",
+]
 
 SYMBOL = "ASSET"
 REQUIRED = CANDLE_FIELDS[:5]
@@ -24,7 +33,7 @@ BOOK_COLUMNS = ("bid_prices", "bid_sizes", "ask_prices", "ask_sizes")
 
 
 def panel_from_inputs(
-    ohlcv: pd.DataFrame, timeframe: str, onchain: Any, orderbook: Any, cross_exchange: Any
+    ohlcv: pd.DataFrame, timeframe: str, onchain: Any, orderbook: Any, cross_exchange: Any, trades: Any = None
 ) -> tuple[Panel, NDArray[np.int64]]:
     """Return a panel of one symbol on a regular grid, and the grid's row of each row of `ohlcv`.
 
@@ -45,10 +54,13 @@ def panel_from_inputs(
             candles[index, 0, rows] = values[name]
     now = grid[-1] + step
     tables = {
-        "onchain": {SYMBOL: _onchain_rows(onchain, now)},
-        "orderbook": {SYMBOL: _book_rows(orderbook, now)},
-        **_exchange_tables(cross_exchange or {}, grid, step),
+        "onchain": {SYMBOL: onchain_rows(onchain, now)},
+        "orderbook": {SYMBOL: book_rows(orderbook, now)},
     }
+    funding, venues = exchange_rows(cross_exchange or {}, grid[-1], step)
+    tables["venue_candles"] = {f"{venue}:{SYMBOL}": rows for venue, rows in venues.items()}
+    tables["trades"] = {} if trades is None else {SYMBOL: trade_rows(trades)}
+    tables["funding"] = {} if funding is None else {SYMBOL: funding}
     return Panel((SYMBOL,), timeframe, grid, np.moveaxis(candles, 0, -1), tables), rows
 
 
@@ -90,14 +102,26 @@ def _numbers(frame: pd.DataFrame, column: str, source: str) -> NDArray[np.float6
     raise DataError(f"{source} {column} must be numeric, dtype was {values.dtype}{where}")
 
 
-def _refuse_future(stamps: pd.DatetimeIndex, now: pd.Timestamp, source: str) -> None:
+def check_number(value: Any, what: str) -> float:
+    """Return a number as float; `what` names it in the error.
+
+    Raises:
+        DataError: The value is no number.
+    """
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
+        raise DataError(f"{what} must be a number, was {value!r}")
+    return float(value)
+
+
+def refuse_future(stamps: pd.DatetimeIndex, now: pd.Timestamp, source: str) -> None:
+    """Raise a DataError where an instant lies after the close of the last bar."""
     late = stamps > now
     if late.any():
         row = int(np.argmax(late))
         raise DataError(f"{source} available_at must not lie after the last bar's close {now}, row {row} was {stamps[row]}")
 
 
-def _onchain_rows(onchain: Any, now: pd.Timestamp) -> pd.DataFrame:
+def onchain_rows(onchain: Any, now: pd.Timestamp) -> pd.DataFrame:
     """Return long rows `timestamp, available_at, metric, value`."""
     if onchain is None:
         return pd.DataFrame({"timestamp": [], "available_at": [], "metric": [], "value": []})
@@ -105,7 +129,7 @@ def _onchain_rows(onchain: Any, now: pd.Timestamp) -> pd.DataFrame:
         figures = {name: float(value) for name, value in asdict(onchain).items()}
         return pd.DataFrame({"timestamp": now, "available_at": now, "metric": list(figures), "value": list(figures.values())})
     available = _stamps(onchain, "onchain", "available_at")
-    _refuse_future(available, now, "onchain")
+    refuse_future(available, now, "onchain")
     label = _stamps(onchain, "onchain") if "timestamp" in onchain else available
     if {"metric", "value"} <= set(onchain.columns):
         rows = {"metric": onchain["metric"].to_numpy(), "value": _numbers(onchain, "value", "onchain")}
@@ -121,7 +145,7 @@ def _long(frame: pd.DataFrame, label: pd.DatetimeIndex, available: pd.DatetimeIn
     return pd.concat([pd.DataFrame({**rows, "metric": name, "value": _numbers(frame, name, "onchain")}) for name in known])
 
 
-def _book_rows(orderbook: Any, now: pd.Timestamp) -> pd.DataFrame:
+def book_rows(orderbook: Any, now: pd.Timestamp) -> pd.DataFrame:
     """Return rows of the order-book table; a snapshot becomes one row."""
     if orderbook is None:
         return pd.DataFrame({name: [] for name in ("timestamp", "available_at", *BOOK_COLUMNS)})
@@ -137,6 +161,16 @@ def _book_rows(orderbook: Any, now: pd.Timestamp) -> pd.DataFrame:
         frame = pd.DataFrame({"timestamp": label, "available_at": available, **books})
     _check_books(frame)
     return frame
+
+
+def trade_rows(trades: Any) -> pd.DataFrame:
+    """Return single trades: `available_at`, `size`, `is_buyer_taker`."""
+    available = _stamps(trades, "trades", "available_at")
+    if "is_buyer_taker" not in trades or not pd.api.types.is_bool_dtype(trades["is_buyer_taker"].dtype):
+        found = trades["is_buyer_taker"].dtype if "is_buyer_taker" in trades else f"columns {list(trades.columns)}"
+        raise DataError(f"trades must have the boolean column is_buyer_taker, was {found}")
+    size = _numbers(trades, "size", "trades")
+    return pd.DataFrame({"available_at": available, "size": size, "is_buyer_taker": trades["is_buyer_taker"].to_numpy()})
 
 
 def _snapshot(book: Mapping[str, Any], now: pd.Timestamp) -> pd.DataFrame:
@@ -160,22 +194,26 @@ def _check_books(frame: pd.DataFrame) -> None:
             raise DataError(f"orderbook bid_prices must lie below ask_prices, row {row} had bid {bid}, ask {ask}")
 
 
-def _exchange_tables(venues: Mapping[str, Any], grid: pd.DatetimeIndex, step: pd.Timedelta) -> dict[str, dict[str, pd.DataFrame]]:
-    """Return `funding` and `venue_candles` tables; a bare number counts for the last bar."""
-    tables: dict[str, dict[str, pd.DataFrame]] = {"funding": {}, "venue_candles": {}}
+def exchange_rows(
+    venues: Mapping[str, Any], label: pd.Timestamp, step: pd.Timedelta
+) -> tuple[pd.DataFrame | None, dict[str, pd.DataFrame]]:
+    """Return the rows of funding, and of each other venue's closes; a bare number counts for the bar that opened at `label`."""
+    funding, found = None, {}
+    now = label + step
     for venue, given in venues.items():
         if venue == "funding":
-            tables["funding"][SYMBOL] = _rows(given, "funding_rate", venue, grid[-1] + step, grid[-1] + step, pd.Timedelta(0))
+            funding = _rows(given, "funding_rate", venue, now, now, pd.Timedelta(0))
         else:
-            key = f"{str(venue).lower()}:{SYMBOL}"
-            tables["venue_candles"][key] = _rows(given, "close", venue, grid[-1], grid[-1] + step, step)
-    return tables
+            found[str(venue).lower()] = _rows(given, "close", venue, label, now, step)
+    return funding, found
 
 
 def _rows(given: Any, column: str, source: str, label: pd.Timestamp, now: pd.Timestamp, delay: pd.Timedelta) -> pd.DataFrame:
     """Return `timestamp, available_at, column` of a number or a history."""
-    if isinstance(given, int | float):
+    if isinstance(given, int | float | np.number):
         return pd.DataFrame({"timestamp": [label], "available_at": [now], column: [float(given)]})
+    if not isinstance(given, pd.DataFrame):
+        raise DataError(f"cross_exchange {source} must be a number or a DataFrame, was {given!r}")
     stamps = _stamps(given, f"cross_exchange {source}")
     available = _stamps(given, f"cross_exchange {source}", "available_at") if "available_at" in given else stamps + delay
     values = _numbers(given, column, f"cross_exchange {source}")

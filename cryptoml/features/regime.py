@@ -6,10 +6,10 @@ from numpy.typing import NDArray
 from cryptoml.features.contract import Bars, days, feature, hours
 from cryptoml.features.rolling import (
     delay,
-    rolling_cov,
     rolling_max,
     rolling_mean,
     rolling_min,
+    rolling_moments,
     rolling_slope,
     rolling_std,
     rolling_sum,
@@ -18,7 +18,7 @@ from cryptoml.features.rolling import (
     wilder_window,
     zscore,
 )
-from cryptoml.features.volatility import close_volatility
+from cryptoml.features.volatility import close_volatility, lagged_comoment
 
 __all__: list[str] = []
 
@@ -56,7 +56,15 @@ def directional_index(bars: Bars, n: int) -> FloatArray:
 @feature("regime", lookback=lambda n: n + 1, params=(10, days(1, at_least=2), days(5)), source="Kaufman 1995")
 def efficiency_ratio(bars: Bars, n: int) -> FloatArray:
     """(ln close_t - ln close_{t-n}) / sum_n |log return|, signed; 0 where nothing moved"""
-    return safe_ratio(bars.log_close - delay(bars.log_close, n), rolling_sum(np.abs(bars.log_return), n), 0.0)
+    return _efficiency(bars, n)
+
+
+def _efficiency(bars: Bars, n: int) -> FloatArray:
+    def compute() -> FloatArray:
+        path = bars.rolled(rolling_sum, "absolute_return", n)
+        return safe_ratio(bars.log_close - delay(bars.log_close, n), path, 0.0)
+
+    return bars.memo(("efficiency", n), compute)
 
 
 @feature("regime", lookback=lambda n: n, params=(days(1, at_least=2), days(5)), source="ordinary least squares")
@@ -77,8 +85,8 @@ def choppiness(bars: Bars, n: int) -> FloatArray:
 @feature("regime", lookback=lambda n: n + 2, params=(days(1, at_least=2), days(5)), source="Lo & MacKinlay 1988")
 def autocorrelation(bars: Bars, n: int) -> FloatArray:
     """Correlation of log returns with those of the bar before, over n bars; 0 where nothing moved"""
-    xx, yy, xy = rolling_cov(bars.log_return, delay(bars.log_return, 1), n)
-    return safe_ratio(xy, np.sqrt(xx) * np.sqrt(yy), 0.0)
+    spread = np.sqrt(bars.rolled(rolling_moments, "log_return", n)[1])
+    return safe_ratio(lagged_comoment(bars, n), spread * delay(spread, 1), 0.0)
 
 
 @feature(
@@ -134,4 +142,4 @@ def trend_persistence(bars: Bars, n: int) -> FloatArray:
 @feature("regime", lookback=lambda n: n + 1, params=(days(1, at_least=2), days(5)), inputs=HLC, source="definition")
 def ranging(bars: Bars, n: int) -> FloatArray:
     """1 - |efficiency ratio| over n bars: 1 ranging, 0 a straight trend"""
-    return 1.0 - np.abs(efficiency_ratio(bars, n))
+    return 1.0 - np.abs(_efficiency(bars, n))

@@ -12,11 +12,14 @@ All kernels work along the last axis, take float64 arrays `[..., time]` and retu
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "FOLD_OF",
     "FORGOTTEN",
     "decay_of_halflife",
     "decay_of_span",
@@ -46,9 +49,15 @@ __all__ = [
 FloatArray = NDArray[np.float64]
 State = tuple[FloatArray, ...]
 Merge = Callable[[State, State, int, int], State]
+ArrayMerge = Callable[[FloatArray, FloatArray, int, int], FloatArray]
+Folds = dict[int, Any]
 
 FORGOTTEN = 1e-8
 """Share of an exponential average's weight that may lie beyond its declared window."""
+FEW_PRODUCTS = 32_768
+"""Products up to which weighing every window on its own costs less than folding."""
+FEW_WINDOWS = 3
+"""Windows up to which moments of every window on its own cost less than folding."""
 
 
 def _fold(state: State, window: int, merge: Merge) -> State:
@@ -74,23 +83,44 @@ def _aligned(folded: FloatArray, like: FloatArray) -> FloatArray:
     return out
 
 
-def _roll(values: FloatArray, window: int, merge: Merge) -> FloatArray:
-    return _aligned(_fold((values,), window, merge)[0], values)
+def _roll(values: FloatArray, window: int, merge: ArrayMerge, folds: Folds | None) -> FloatArray:
+    """Fold a state of one array, taking up what is already in `folds`."""
+    folds = {} if folds is None else folds
+    folded, size = values, 1
+    for bit in bin(window)[3:]:
+        total = 2 * size + (bit == "1")
+        if total not in folds:
+            folded = merge(folded[..., size:], folded[..., :-size], size, size)
+            folds[total] = merge(values[..., 2 * size :], folded[..., :-1], 1, 2 * size) if bit == "1" else folded
+        folded, size = folds[total], total
+    return _aligned(folded, values)
 
 
-def rolling_sum(values: FloatArray, window: int) -> FloatArray:
+def _roll_overlapping(values: FloatArray, window: int, merge: np.ufunc, folds: Folds | None) -> FloatArray:
+    """Fold by a merge that does not mind counting a bar twice, so that the last step may overlap."""
+    folds = {} if folds is None else folds
+    folded, size = values, 1
+    while size < window:
+        step = min(size, window - size)
+        if size + step not in folds:
+            folds[size + step] = merge(folded[..., step:], folded[..., :-step])
+        folded, size = folds[size + step], size + step
+    return _aligned(folded, values)
+
+
+def rolling_sum(values: FloatArray, window: int, folds: Folds | None = None) -> FloatArray:
     """Sum over the last `window` bars, by pairwise addition."""
-    return _roll(values, window, lambda recent, older, n, m: (recent[0] + older[0],))
+    return _roll(values, window, lambda recent, older, n, m: recent + older, folds)
 
 
-def rolling_max(values: FloatArray, window: int) -> FloatArray:
+def rolling_max(values: FloatArray, window: int, folds: Folds | None = None) -> FloatArray:
     """Largest value of the last `window` bars."""
-    return _roll(values, window, lambda recent, older, n, m: (np.maximum(recent[0], older[0]),))
+    return _roll_overlapping(values, window, np.maximum, folds)
 
 
-def rolling_min(values: FloatArray, window: int) -> FloatArray:
+def rolling_min(values: FloatArray, window: int, folds: Folds | None = None) -> FloatArray:
     """Smallest value of the last `window` bars."""
-    return _roll(values, window, lambda recent, older, n, m: (np.minimum(recent[0], older[0]),))
+    return _roll_overlapping(values, window, np.minimum, folds)
 
 
 def _merge_mean(recent: FloatArray, older: FloatArray, share: float) -> FloatArray:
@@ -101,14 +131,14 @@ def _merge_mean(recent: FloatArray, older: FloatArray, share: float) -> FloatArr
     return merged
 
 
-def rolling_mean(values: FloatArray, window: int) -> FloatArray:
+def rolling_mean(values: FloatArray, window: int, folds: Folds | None = None) -> FloatArray:
     """Mean of the last `window` bars; exact for a constant series."""
-    return _roll(values, window, lambda recent, older, n, m: (_merge_mean(recent[0], older[0], m / (n + m)),))
+    return _roll(values, window, lambda recent, older, n, m: _merge_mean(recent, older, m / (n + m)), folds)
 
 
 def decayed_sum(values: FloatArray, decay: float, window: int) -> FloatArray:
     """Sum of `decay**k * values[t - k]` for `k < window`."""
-    return _roll(values, window, lambda recent, older, n, m: (recent[0] + decay**n * older[0],))
+    return _roll(values, window, lambda recent, older, n, m: recent + decay**n * older, None)
 
 
 def decay_of_span(span: float) -> float:
@@ -142,11 +172,28 @@ def ema(values: FloatArray, decay: float, window: int | None = None) -> FloatArr
     of a relative difference of `FORGOTTEN` from the endless recursion.
     """
 
-    def merge(recent: State, older: State, n: int, m: int) -> State:
+    def merge(recent: FloatArray, older: FloatArray, n: int, m: int) -> FloatArray:
         old_weight = decay**n * (1.0 - decay**m)
-        return (_merge_mean(recent[0], older[0], old_weight / (1.0 - decay**n + old_weight)),)
+        return _merge_mean(recent, older, old_weight / (1.0 - decay**n + old_weight))
 
-    return _roll(values, window or ema_window(decay), merge)
+    window = window or ema_window(decay)
+    outputs = values.shape[-1] - window + 1
+    if values.ndim == 1 and 0 < outputs * window <= FEW_PRODUCTS:
+        return _aligned(_weighted(values, _ema_weights(decay, window)), values)
+    return _roll(values, window, merge, None)
+
+
+@lru_cache(maxsize=256)
+def _ema_weights(decay: float, window: int) -> FloatArray:
+    """Return the weights of an exponential average, the newest bar's first."""
+    weights = decay ** np.arange(window)
+    return weights / weights.sum()
+
+
+def _weighted(values: FloatArray, weights: FloatArray) -> FloatArray:
+    """Return the weighted means of the few windows of a short series, exact where a window is constant."""
+    anchor = values[-1] if np.isfinite(values[-1]) else 0.0
+    return anchor + np.convolve(values - anchor, weights, "valid")
 
 
 def span_window(span: int) -> int:
@@ -169,31 +216,68 @@ def wilder(values: FloatArray, period: int) -> FloatArray:
     return ema(values, decay_of_wilder(period))
 
 
-def rolling_moments(values: FloatArray, window: int) -> tuple[FloatArray, FloatArray]:
+def rolling_moments(values: FloatArray, window: int, folds: Folds | None = None) -> tuple[FloatArray, FloatArray]:
     """Return the mean and the sum of squared deviations of the last `window` bars (Chan et al. 1979, eq. 2.1)."""
+    if _few_windows(values, window):
+        few = [(mean, between.dot(between)) for mean, between in _deviations(values, window)]
+        mean, squares = np.array(few).T
+        return _aligned(mean, values), _aligned(squares, values)
+    folds = {} if folds is None else folds
+    state, size = (values, np.zeros(())), 1
+    for bit in bin(window)[3:]:
+        total = 2 * size + (bit == "1")
+        if total not in folds:
+            folds[total] = _double_moments(values, state, size, total)
+        state, size = folds[total], total
+    return _aligned(state[0], values), _aligned(state[1] if window > 1 else np.zeros_like(values), values)
 
-    def merge(recent: State, older: State, n: int, m: int) -> State:
-        delta = older[0] - recent[0]
-        squares = recent[1] + older[1]
-        mean = delta * (m / (n + m))
-        mean += recent[0]
-        delta *= delta
-        delta *= n * m / (n + m)
-        squares += delta
-        return mean, squares
 
-    mean, squares = _fold((values, np.zeros_like(values)), window, merge)
-    return _aligned(mean, values), _aligned(squares, values)
+def _few_windows(values: FloatArray, window: int) -> bool:
+    return values.ndim == 1 and 0 < len(values) - window + 1 <= FEW_WINDOWS
 
 
-def rolling_std(values: FloatArray, window: int) -> FloatArray:
+def _deviations(values: FloatArray, window: int) -> list[tuple[float, FloatArray]]:
+    """Return the mean of each of a few windows, and its bars' deviations; exactly zero where the window is constant."""
+    found = []
+    for start in range(len(values) - window + 1):
+        pane = values[start : start + window]
+        between = pane - pane[-1]
+        mean = between.sum() / window
+        between -= mean
+        found.append((pane[-1] + mean, between))
+    return found
+
+
+def _double_moments(values: FloatArray, state: State, size: int, total: int) -> State:
+    """Return the moments of `total` bars, twice `size` or one more, from those of `size` bars."""
+    mean, squares = state
+    recent, older = mean[..., size:], mean[..., :-size]
+    doubled = _merge_squares(recent, older, size, size)
+    if size > 1:
+        doubled += squares[..., size:] + squares[..., :-size]
+    mean = _merge_mean(recent, older, 0.5)
+    if total == 2 * size:
+        return mean, doubled
+    recent, older = values[..., 2 * size :], mean[..., :-1]
+    return _merge_mean(recent, older, (total - 1) / total), doubled[..., :-1] + _merge_squares(recent, older, 1, total - 1)
+
+
+def _merge_squares(recent: FloatArray, older: FloatArray, n: int, m: int) -> FloatArray:
+    """Return the squares between two blocks of n and m bars with these means."""
+    between = older - recent
+    between *= between
+    between *= n * m / (n + m)
+    return between
+
+
+def rolling_std(values: FloatArray, window: int, folds: Folds | None = None) -> FloatArray:
     """Sample standard deviation of the last `window` bars; zero for a single bar."""
-    return np.sqrt(rolling_moments(values, window)[1] / max(window - 1, 1))
+    return np.sqrt(rolling_moments(values, window, folds)[1] / max(window - 1, 1))
 
 
-def zscore(values: FloatArray, window: int) -> FloatArray:
+def zscore(values: FloatArray, window: int, folds: Folds | None = None) -> FloatArray:
     """Deviation from the mean of the last `window` bars in standard deviations; zero where nothing moved."""
-    mean, squares = rolling_moments(values, window)
+    mean, squares = rolling_moments(values, window, folds)
     return safe_ratio(values - mean, np.sqrt(squares / max(window - 1, 1)), 0.0)
 
 
@@ -213,6 +297,9 @@ def rolling_comoment(x: FloatArray, y: FloatArray, window: int) -> FloatArray:
         return dx, dy, products
 
     shape = np.broadcast_shapes(x.shape, y.shape)
+    if _few_windows(x, window):
+        pairs = zip(_deviations(x, window), _deviations(y, window), strict=True)
+        return _aligned(np.array([dx.dot(dy) for (_, dx), (_, dy) in pairs]), x)
     return _aligned(_fold((x, y, np.zeros(shape)), window, merge)[2], np.broadcast_to(x, shape))
 
 
@@ -232,6 +319,11 @@ def _trend_moments(values: FloatArray, window: int) -> tuple[FloatArray, FloatAr
             recent[2] + older[2] + delta * (n * m / 2.0),
         )
 
+    if _few_windows(values, window):
+        time = np.arange(window) - (window - 1.0) / 2.0
+        few = [(mean, between.dot(between), between.dot(time)) for mean, between in _deviations(values, window)]
+        mean, squares, products = np.array(few).T
+        return _aligned(mean, values), _aligned(squares, values), _aligned(products, values)
     zeros = np.zeros_like(values)
     mean, squares, products = _fold((values, zeros, zeros), window, merge)
     return _aligned(mean, values), _aligned(squares, values), _aligned(products, values)
@@ -250,6 +342,18 @@ def rolling_wma(values: FloatArray, window: int) -> FloatArray:
     return mean + products * 2.0 / (window * (window + 1.0))
 
 
+FOLD_OF = {
+    rolling_sum: "sum",
+    rolling_max: "max",
+    rolling_min: "min",
+    rolling_mean: "mean",
+    rolling_std: "moments",
+    rolling_moments: "moments",
+    zscore: "moments",
+}
+"""Kernels that take `folds`, and whose states they may share where the series is the same."""
+
+
 def delay(values: FloatArray, bars: int) -> FloatArray:
     """Return the series `bars` earlier; NaN in the first `bars` places."""
     out = np.empty_like(values)
@@ -260,6 +364,7 @@ def delay(values: FloatArray, bars: int) -> FloatArray:
 
 def safe_ratio(numerator: FloatArray, denominator: FloatArray, undefined: float = np.nan) -> FloatArray:
     """Return `numerator / denominator`, and `undefined` where the denominator is zero; NaN stays NaN."""
+    if np.count_nonzero(denominator) == np.size(denominator):
+        return numerator / denominator
     out = np.full(np.broadcast_shapes(np.shape(numerator), np.shape(denominator)), undefined)
-    np.divide(numerator, denominator, out=out, where=denominator != 0.0)
-    return out
+    return np.divide(numerator, denominator, out=out, where=denominator != 0.0)

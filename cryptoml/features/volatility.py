@@ -10,6 +10,7 @@ from cryptoml.features.rolling import (
     delay,
     ema,
     ema_window,
+    rolling_comoment,
     rolling_mean,
     rolling_moments,
     rolling_std,
@@ -19,7 +20,7 @@ from cryptoml.features.rolling import (
     wilder_window,
 )
 
-__all__ = ["close_volatility"]
+__all__ = ["close_volatility", "lagged_comoment"]
 
 FloatArray = NDArray[np.float64]
 HLC = ("high", "low", "close")
@@ -27,13 +28,22 @@ OHLC = ("open", "high", "low", "close")
 RANGE_WINDOWS = (hours(24, at_least=2), days(10))
 
 
+def lagged_comoment(bars: Bars, n: int) -> FloatArray:
+    """Sum of products of deviations of the last n log returns and those of the bar before (n + 2 rows)."""
+    return bars.memo(("lagged", n), lambda: rolling_comoment(bars.log_return, delay(bars.log_return, 1), n))
+
+
+def _bars_per_year(bars: Bars) -> float:
+    return bars.memo("bars_per_year", lambda: bars_per_year(bars.timeframe))
+
+
 def _annualised(bars: Bars, variance: FloatArray) -> FloatArray:
-    return np.sqrt(np.maximum(variance, 0.0) * bars_per_year(bars.timeframe))
+    return np.sqrt(np.maximum(variance, 0.0) * _bars_per_year(bars))
 
 
 def close_volatility(bars: Bars, n: int) -> FloatArray:
     """Standard deviation per bar of the last n log returns (n + 1 rows)."""
-    return bars.rolled(rolling_std, "log_return", n)
+    return bars.memo(("close_volatility", n), lambda: np.sqrt(bars.rolled(rolling_moments, "log_return", n)[1] / max(n - 1, 1)))
 
 
 @feature(
@@ -44,43 +54,43 @@ def close_volatility(bars: Bars, n: int) -> FloatArray:
 )
 def historical(bars: Bars, n: int) -> FloatArray:
     """std_n(log return) sqrt(bars per year)"""
-    return close_volatility(bars, n) * np.sqrt(bars_per_year(bars.timeframe))
+    return close_volatility(bars, n) * np.sqrt(_bars_per_year(bars))
 
 
 @feature("volatility", lookback=lambda n: n, params=RANGE_WINDOWS, inputs=("high", "low"), source="Parkinson 1980")
 def parkinson(bars: Bars, n: int) -> FloatArray:
     """sqrt(mean_n(ln(high / low)^2) / (4 ln 2)), annualised"""
-    return _annualised(bars, rolling_mean(np.log(bars.high / bars.low) ** 2, n) / (4.0 * np.log(2.0)))
+    return _annualised(bars, rolling_mean(bars.log_range**2, n) / (4.0 * np.log(2.0)))
 
 
 @feature("volatility", lookback=lambda n: n, params=RANGE_WINDOWS, inputs=OHLC, source="Garman & Klass 1980")
 def garman_klass(bars: Bars, n: int) -> FloatArray:
     """sqrt(mean_n(ln(high / low)^2 / 2 - (2 ln 2 - 1) ln(close / open)^2)), annualised"""
-    body = np.log(bars.close / bars.open)
-    terms = 0.5 * np.log(bars.high / bars.low) ** 2 - (2.0 * np.log(2.0) - 1.0) * body**2
+    terms = 0.5 * bars.log_range**2 - (2.0 * np.log(2.0) - 1.0) * bars.log_body**2
     return _annualised(bars, rolling_mean(terms, n))
 
 
-def _rogers_satchell_terms(bars: Bars) -> FloatArray:
-    up, down = np.log(bars.high / bars.open), np.log(bars.low / bars.open)
-    body = np.log(bars.close / bars.open)
-    return up * (up - body) + down * (down - body)
+def _drift_free_variance(bars: Bars, n: int) -> FloatArray:
+    def terms() -> FloatArray:
+        up, down = np.log(bars.high / bars.open), np.log(bars.low / bars.open)
+        return up * (up - bars.log_body) + down * (down - bars.log_body)
+
+    return bars.memo(("drift_free", n), lambda: rolling_mean(bars.memo("drift_free", terms), n))
 
 
 @feature("volatility", lookback=lambda n: n, params=RANGE_WINDOWS, inputs=OHLC, source="Rogers & Satchell 1991")
 def rogers_satchell(bars: Bars, n: int) -> FloatArray:
     """sqrt(mean_n(u (u - c) + d (d - c))), u, d, c the logs of high, low, close over open; annualised"""
-    return _annualised(bars, rolling_mean(_rogers_satchell_terms(bars), n))
+    return _annualised(bars, _drift_free_variance(bars, n))
 
 
 @feature("volatility", lookback=lambda n: n + 1, params=RANGE_WINDOWS, inputs=OHLC, source="Yang & Zhang 2000, eq. 7 and 10")
 def yang_zhang(bars: Bars, n: int) -> FloatArray:
     """sqrt(var_n(opening gap) + k var_n(body) + (1 - k) Rogers-Satchell), k = 0.34 / (1.34 + (n + 1) / (n - 1)); annualised"""
     gap = np.log(bars.open) - delay(bars.log_close, 1)
-    body = np.log(bars.close / bars.open)
     k = 0.34 / (1.34 + (n + 1) / max(n - 1, 1))
-    drift_free = rolling_mean(_rogers_satchell_terms(bars), n)
-    return _annualised(bars, rolling_std(gap, n) ** 2 + k * rolling_std(body, n) ** 2 + (1.0 - k) * drift_free)
+    opening, body = rolling_std(gap, n) ** 2, rolling_std(bars.log_body, n) ** 2
+    return _annualised(bars, opening + k * body + (1.0 - k) * _drift_free_variance(bars, n))
 
 
 @feature("volatility", lookback=lambda n: wilder_window(n) + 1, params=(7, 14, 28), inputs=HLC, source="Wilder 1978")
@@ -104,7 +114,7 @@ def true_range_ratio(bars: Bars, n: int, m: int) -> FloatArray:
 )
 def ewma(bars: Bars, halflife: int) -> FloatArray:
     """sqrt of the exponential mean of squared log returns with the given half-life, annualised"""
-    return _annualised(bars, ema(bars.log_return**2, decay_of_halflife(halflife)))
+    return _annualised(bars, ema(bars.squared_return, decay_of_halflife(halflife)))
 
 
 @feature(
@@ -145,7 +155,7 @@ def of_volatility(bars: Bars, n: int, m: int) -> FloatArray:
 def downside_share(bars: Bars, n: int) -> FloatArray:
     """sum_n(r^2 where r < 0) / sum_n(r^2); 0.5 where nothing moved"""
     losses = np.minimum(bars.log_return, 0.0)
-    return safe_ratio(rolling_sum(losses**2, n), rolling_sum(bars.log_return**2, n), 0.5)
+    return safe_ratio(rolling_sum(losses**2, n), bars.rolled(rolling_sum, "squared_return", n), 0.5)
 
 
 @feature("volatility", lookback=lambda n: n, params=(20, 50), source="Bollinger 2001")
@@ -157,8 +167,7 @@ def bollinger_width(bars: Bars, n: int) -> FloatArray:
 @feature("volatility", lookback=lambda n: n, params=(20,), inputs=("high", "low"), source="definition")
 def range_ratio(bars: Bars, n: int) -> FloatArray:
     """ln(high / low) / mean_n(ln(high / low)); 1 where the ranges are empty"""
-    spread = np.log(bars.high / bars.low)
-    return safe_ratio(spread, rolling_mean(spread, n), 1.0)
+    return safe_ratio(bars.log_range, rolling_mean(bars.log_range, n), 1.0)
 
 
 @feature(
@@ -169,7 +178,7 @@ def range_ratio(bars: Bars, n: int) -> FloatArray:
 )
 def jump_share(bars: Bars, n: int) -> FloatArray:
     """1 - (pi / 2) sum_n(|r_t| |r_{t-1}|) / sum_n(r_t^2); 0 where nothing moved"""
-    size = np.abs(bars.log_return)
-    smooth = rolling_sum(size * delay(size, 1), n) * (np.pi / 2.0)
-    total = rolling_sum(size * size, n)
+    pairs = bars.memo("return_pairs", lambda: bars.absolute_return * delay(bars.absolute_return, 1))
+    smooth = rolling_sum(pairs, n) * (np.pi / 2.0)
+    total = bars.rolled(rolling_sum, "squared_return", n)
     return safe_ratio(total - smooth, total, 0.0)

@@ -6,9 +6,10 @@ from numpy.typing import NDArray
 from cryptoml.features.contract import Bars, days, feature, hours
 from cryptoml.features.rolling import (
     delay,
-    rolling_cov,
+    rolling_comoment,
     rolling_max,
     rolling_mean,
+    rolling_moments,
     rolling_sum,
     safe_ratio,
     span_ema,
@@ -57,6 +58,11 @@ def seasonal_ratio(bars: Bars, n: int) -> FloatArray:
     return np.log1p(safe_ratio(bars.volume, np.asarray(usual)))
 
 
+def _turnover(bars: Bars) -> FloatArray:
+    """Typical price times volume."""
+    return bars.memo("turnover", lambda: bars.typical_price * bars.volume)
+
+
 def _signed_volume(bars: Bars) -> FloatArray:
     return bars.memo("signed_volume", lambda: np.sign(bars.log_return) * bars.volume)
 
@@ -93,7 +99,7 @@ def chaikin_oscillator(bars: Bars, n: int, m: int) -> FloatArray:
 @feature("volume", lookback=lambda n: n + 1, params=(14, 28), inputs=HLCV, source="Quong & Soudack 1989")
 def mfi(bars: Bars, n: int) -> FloatArray:
     """100 positive_n / (positive_n + negative_n) of typical price x volume, by the sign of the typical price's change"""
-    flow = bars.typical_price * bars.volume
+    flow = _turnover(bars)
     step = bars.typical_price - delay(bars.typical_price, 1)
     positive = rolling_sum(np.where(step > 0, flow, 0.0 * step), n)
     negative = rolling_sum(np.where(step < 0, flow, 0.0 * step), n)
@@ -103,7 +109,7 @@ def mfi(bars: Bars, n: int) -> FloatArray:
 @feature("volume", lookback=lambda n: n, params=(20, days(1), days(7)), inputs=HLCV, source="Berkowitz et al. 1988")
 def vwap_distance(bars: Bars, n: int) -> FloatArray:
     """ln(close / (sum_n(typical price x volume) / sum_n(volume)))"""
-    vwap = safe_ratio(rolling_sum(bars.typical_price * bars.volume, n), bars.rolled(rolling_sum, "volume", n))
+    vwap = safe_ratio(rolling_sum(_turnover(bars), n), bars.rolled(rolling_sum, "volume", n))
     return np.log(bars.close / vwap)
 
 
@@ -130,7 +136,7 @@ def force_index(bars: Bars, n: int) -> FloatArray:
 def ease_of_movement(bars: Bars, n: int) -> FloatArray:
     """sum_n(ln(mid_t / mid_{t-1}) ln(high / low)) / mean_n(volume share), mid = (high + low) / 2"""
     middle = np.log((bars.high + bars.low) / 2.0)
-    travelled = (middle - delay(middle, 1)) * np.log(bars.high / bars.low)
+    travelled = (middle - delay(middle, 1)) * bars.log_range
     busy = safe_ratio(bars.volume, bars.rolled(rolling_mean, "volume", n))
     return rolling_sum(travelled, n) / (1.0 + busy)
 
@@ -138,7 +144,8 @@ def ease_of_movement(bars: Bars, n: int) -> FloatArray:
 @feature("volume", lookback=lambda n: n + 1, params=(days(1), days(5)), inputs=CLOSE_VOLUME, source="Karpoff 1987")
 def price_correlation(bars: Bars, n: int) -> FloatArray:
     """Correlation of |log return| and volume over n bars; 0 where either stood still"""
-    xx, yy, xy = rolling_cov(np.abs(bars.log_return), bars.volume, n)
+    xx, yy = (bars.rolled(rolling_moments, series, n)[1] for series in ("absolute_return", "volume"))
+    xy = rolling_comoment(bars.absolute_return, bars.volume, n)
     return safe_ratio(xy, np.sqrt(xx) * np.sqrt(yy), 0.0)
 
 
