@@ -20,11 +20,13 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --editable .
+	@echo "installing into $(VENV), a minute or two"
+	@$(PIP) --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) --editable '.[dev]'
+	@echo "installing what development and tests need into $(VENV)"
+	@$(PIP) --editable '.[dev]'
 	@touch $@
 
 run: $(VENV)/.installed  ## Run the main job: make run [DATA=folder|lake|synthetic] [PRESET=debug|baseline|production] [OUT=folder]

@@ -78,6 +78,14 @@ class ExperimentConfig(BaseModel):
             raise ValueError(f"members must not be called {CONTROL!r}, as the control run is, were {names}")
         return self
 
+    @model_validator(mode="after")
+    def _chunks_hold_origins(self) -> Self:
+        if self.training.chunk_bars < 2 * self.lookback:
+            raise ValueError(
+                f"training.chunk_bars must be at least twice the lookback {self.lookback}, was {self.training.chunk_bars}"
+            )
+        return self
+
     def updated(self, **changes: Any) -> "ExperimentConfig":
         """Return a validated copy with nested changes, such as `training={"max_epochs": 3}`.
 

@@ -44,7 +44,7 @@ from cryptoml.models.ensemble import Ensemble, Predictions
 from cryptoml.models.forecaster import Forecaster
 from cryptoml.training.fold import ScaledFold, calibrated, forecast_member, forecast_test, scale_fold
 from cryptoml.training.member import CONTROL, FittedMember, FoldData, MemberTask, fit_member, load_fitted, save_fitted
-from cryptoml.training.sweep import SweepConfig, SweepTrial, apply_parameters, best_parameters, run_sweep
+from cryptoml.training.sweep import SweepConfig, SweepTrial, apply_parameters, best_parameters, loop_parameters, run_sweep
 
 __all__ = ["Market", "Outcome", "Stages", "compute_features", "fit_members", "open_market", "plan_folds", "run_pipeline"]
 
@@ -142,19 +142,19 @@ def run_pipeline(
     stages, panel = stages or Stages(), market.panel
     config = config.updated(timeframe=panel.timeframe, features={"timeframe": panel.timeframe})
     folds = plan_folds(config, panel, train_end)
-    run = RunFolder(out, _key(config, panel, folds))
-    features = _features(run, panel, config, stages)
-    targets = make_targets(panel, config.targets)
-    trials = _sweep(run, features, targets, folds[0], config, stages)
-    parameters = best_parameters(trials)
-    forecasts = []
-    for number, fold in enumerate(folds, start=1):
-        logger.info("fold %d of %d: train to %s", number, len(folds), panel.timestamps[fold.train.stop - 1])
-        scaled = scale_fold(features, targets, fold, config.targets, config.scaling)
-        forecasts.append(_forecast_fold(run, f"fold_{number}", scaled, parameters, market, features, config, stages))
-    report, predictions = _judge(config, market, targets, folds, forecasts, trials)
-    _publish(run.out, config, market, features, forecasts[-1], report, predictions)
-    run.finish()
+    with RunFolder(out, _key(config, panel, folds)) as run:
+        features = _features(run, panel, config, stages)
+        targets = make_targets(panel, config.targets)
+        trials = _sweep(run, features, targets, folds[0], config, stages)
+        parameters = best_parameters(trials)
+        forecasts = []
+        for number, fold in enumerate(folds, start=1):
+            logger.info("fold %d of %d: train to %s", number, len(folds), panel.timestamps[fold.train.stop - 1])
+            scaled = scale_fold(features, targets, fold, config.targets, config.scaling)
+            forecasts.append(_forecast_fold(run, f"fold_{number}", scaled, parameters, market, features, config, stages))
+        report, predictions = _judge(config, market, targets, folds, forecasts, trials)
+        _publish(run.out, config, market, features, forecasts[-1], report, predictions)
+        run.finish()
     return Outcome(report, predictions, run.out)
 
 
@@ -216,7 +216,7 @@ def _features(run: RunFolder, panel: Panel, config: ExperimentConfig, stages: St
 def _sweep(
     run: RunFolder, features: FeaturePanel, targets: Targets, fold: Fold, config: ExperimentConfig, stages: Stages
 ) -> list[SweepTrial]:
-    """Tune the first member on the first fold's training period; its findings serve all members."""
+    """Tune the first member on the first fold's training period; the others share what concerns the training loop."""
 
     def build(folder: Path) -> None:
         trials: list[SweepTrial] = []
@@ -280,10 +280,8 @@ def _fit(
     run: RunFolder, name: str, data: FoldData, parameters: dict[str, Any], config: ExperimentConfig, stages: Stages
 ) -> list[FittedMember]:
     """Fit the members, and last the control: the last member again, on shuffled labels."""
-    common = {key: value for key, value in parameters.items() if key != "architecture"}
-    tasks = [
-        apply_parameters(member.task(data, config.training, config.lookback, config.seed), common) for member in config.members
-    ]
+    tasks = [member.task(data, config.training, config.lookback, config.seed) for member in config.members]
+    tasks = [apply_parameters(tasks[0], parameters), *(apply_parameters(task, loop_parameters(parameters)) for task in tasks[1:])]
     if config.shuffled_label_run:
         tasks.append(replace(tasks[-1], name=CONTROL, shuffle_labels=True))
 

@@ -37,6 +37,8 @@ def run(main: Callable[[_Config], int | None], config_class: type[_Config], argu
         return main(tyro.cli(config_class, prog=_program(), args=arguments)) or 0
     except CryptomlError as error:
         return _end(f"error: {' '.join(str(error).split())}", EXIT_ERROR)
+    except OSError as error:
+        return _end(f"error: {error.filename or 'input/output'}: {error.strerror or error}", EXIT_ERROR)
     except ValidationError as error:
         return _end(f"error: {_first_fault(error)}", EXIT_ERROR)
     except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from cryptoml.config import ExperimentConfig, Preset, load_config, preset
 from cryptoml.evaluation.report import summary_table
-from cryptoml.pipeline import Market, Outcome, open_market, run_pipeline
+from cryptoml.pipeline import Market, Outcome, open_market, plan_folds, run_pipeline
 from jobs.command_line import run
 
 __all__ = ["PipelineArguments", "main"]
@@ -56,6 +56,7 @@ def main(arguments: PipelineArguments) -> int:
     market = open_market(arguments.data, config, arguments.symbols)
     if market.synthetic is None:
         _say(market.health.to_text())
+    plan_folds(config, market.panel, arguments.train_end)  # a span that does not fit is told before a cluster starts
     outcome = _run(arguments, config, market)
     _say(summary_table(outcome.report))
     if market.synthetic is not None:

@@ -10,6 +10,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
+
+from filelock import FileLock, Timeout
 
 from cryptoml.errors import ConfigError
 
@@ -17,24 +20,36 @@ __all__ = ["RunFolder", "publish_file"]
 
 
 class RunFolder:
-    """Stages and outputs of one run.
+    """Stages and outputs of one run; a `with` block holds the folder against other runs.
 
     Args:
         out: Folder of the outputs; made if absent.
         key: Text that changes whenever an earlier stage's result may not be used again.
 
     Raises:
-        ConfigError: The folder cannot be written.
+        ConfigError: The folder cannot be written, or another run holds it.
     """
 
     def __init__(self, out: str | Path, key: str) -> None:
         self.out = Path(out).absolute()
         self._work = self.out / ".work" / key[:16]
+        self._lock = FileLock(self.out / ".work" / ".lock")
         try:
             self._work.mkdir(parents=True, exist_ok=True)
-            self._sweep()
+            with self:
+                self._sweep()
         except OSError as error:
             raise ConfigError(f"out folder {out} cannot be written: {error.strerror}") from error
+
+    def __enter__(self) -> Self:
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ConfigError(f"out folder {self.out} is in use by another run") from error
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
 
     def stage(self, name: str, build: Callable[[Path], None]) -> Path:
         """Return the folder of a stage, running `build(folder)` only if no earlier run finished it."""
@@ -60,7 +75,7 @@ class RunFolder:
         for partial in self._work.glob("*.part"):
             shutil.rmtree(partial)
         for other in self._work.parent.iterdir():
-            if other != self._work:
+            if other.is_dir() and other != self._work:
                 shutil.rmtree(other, ignore_errors=True)
 
 

@@ -1,14 +1,14 @@
 """One progress bar on the driver, fed from workers anywhere."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
 from ray import tune
 from tqdm import tqdm
 
-__all__ = ["SweepProgress", "epoch_counter", "wait_with_progress"]
-
-POLL_SECONDS = 1.0
+__all__ = ["SweepProgress", "epoch_counter", "epoch_progress"]
 
 
 class _Counter:
@@ -31,15 +31,15 @@ def epoch_counter() -> Any:
     return ray.remote(num_cpus=0)(_Counter).remote()
 
 
-def wait_with_progress(runs: list[ray.ObjectRef], counter: Any, total_epochs: int, label: str) -> None:
-    """Wait until all runs have ended, showing the epochs counted meanwhile; early stopping may end before the total."""
-    waiting = list(runs)
+@contextmanager
+def epoch_progress(counter: Any, total_epochs: int, label: str) -> Iterator[Callable[[], None]]:
+    """Give a function that brings the bar up to date; early stopping may end before the total."""
     with tqdm(total=total_epochs, desc=label, unit="epoch", disable=None, leave=False) as bar:
-        while waiting:
-            _, waiting = ray.wait(waiting, timeout=POLL_SECONDS)
-            bar.set_postfix(running=len(waiting), refresh=False)
-            counted = ray.get(counter.count.remote())
-            bar.update(counted - bar.n)
+
+        def refresh() -> None:
+            bar.update(ray.get(counter.count.remote()) - bar.n)
+
+        yield refresh
 
 
 class SweepProgress(tune.Callback):

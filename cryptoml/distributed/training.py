@@ -5,6 +5,7 @@ submission on the same storage resumes each run from its last checkpoint.
 """
 
 import tempfile
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray import train
 from ray.train.torch import TorchTrainer, prepare_model
 
-from cryptoml.distributed.progress import epoch_counter, wait_with_progress
+from cryptoml.distributed.cluster import num_slots
+from cryptoml.distributed.progress import epoch_counter, epoch_progress
 from cryptoml.errors import CryptomlError
 from cryptoml.training.config import EpochEnd
 from cryptoml.training.member import FittedMember, FoldData, MemberTask, fit_member, load_fitted, save_fitted
@@ -23,6 +25,7 @@ from cryptoml.training.member import FittedMember, FoldData, MemberTask, fit_mem
 __all__ = ["WorkerConfig", "fit_members"]
 
 FITTED = "fitted.safetensors"
+POLL_SECONDS = 1.0
 
 
 class WorkerConfig(BaseModel):
@@ -52,9 +55,18 @@ def fit_members(
         CryptomlError: A member failed more often than `max_failures`.
     """
     workers, shared, counter = workers or WorkerConfig(), ray.put(data), epoch_counter()
-    runs = [_run.remote([shared], task, folder, workers, counter) for task in tasks]
-    wait_with_progress(runs, counter, sum(task.training.max_epochs for task in tasks), "members")
-    return [_result(run, task.name) for run, task in zip(runs, tasks, strict=True)]
+    slots = num_slots(workers.cpus * workers.num_workers, workers.gpus * workers.num_workers)
+    queue, running, fitted = deque(tasks), dict[Any, MemberTask](), dict[str, FittedMember]()
+    with epoch_progress(counter, sum(task.training.max_epochs for task in tasks), "members") as refresh:
+        while queue or running:
+            while queue and len(running) < slots:
+                task = queue.popleft()
+                running[_run.remote([shared], task, folder, workers, counter)] = task
+            for run in ray.wait(list(running), timeout=POLL_SECONDS)[0]:
+                task = running.pop(run)
+                fitted[task.name] = _result(run, task.name)
+            refresh()
+    return [fitted[task.name] for task in tasks]
 
 
 def _result(run: ray.ObjectRef, name: str) -> FittedMember:

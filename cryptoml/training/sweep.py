@@ -16,11 +16,11 @@ from tqdm import tqdm
 
 from cryptoml.errors import ConfigError, CryptomlError
 from cryptoml.models.forecaster import ForecasterConfig
-from cryptoml.training.config import EpochEnd
+from cryptoml.training.config import EpochEnd, TrainingConfig
 from cryptoml.training.member import FoldData, MemberTask, fit_member
 from cryptoml.training.search_space import SearchSpace
 
-__all__ = ["SweepConfig", "SweepTrial", "apply_parameters", "best_parameters", "run_sweep", "run_trial"]
+__all__ = ["SweepConfig", "SweepTrial", "apply_parameters", "best_parameters", "loop_parameters", "run_sweep", "run_trial"]
 
 logger = logging.getLogger(__name__)
 
@@ -123,3 +123,8 @@ def best_parameters(trials: Sequence[SweepTrial]) -> dict[str, Any]:
     """Return the parameters of the lowest loss; none where no trial completed."""
     finished = [trial for trial in trials if trial.state == "COMPLETE" and trial.loss is not None]
     return dict(min(finished, key=lambda trial: (trial.loss, trial.number)).parameters) if finished else {}
+
+
+def loop_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those that concern the training loop and not the shape of the model, for models of another kind."""
+    return {name: value for name, value in parameters.items() if name in TrainingConfig.model_fields}
