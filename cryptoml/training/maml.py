@@ -3,20 +3,24 @@
 import copy
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
+from cryptoml.training.compiled import CompiledGradient
 from cryptoml.training.examples import Examples, LossFunction, call_with, count_of, has_recurrence, take, trained_parameters
 
 __all__ = ["Adaptation", "MetaLearningMAML"]
 
 _log = logging.getLogger(__name__)
+
+TaskData: TypeAlias = tuple[Examples, Any, Examples, Any]
+"""Support x and y, query x and y, each `[task, shot, ...]`."""
 
 HELD_BACK = 5
 """Every fifth support example, the latest ones, judges the adaptation."""
@@ -51,9 +55,14 @@ class MetaLearningMAML(nn.Module):
         num_inner_steps: Gradient steps of adaptation.
         first_order: Drop second derivatives (FOMAML, section 5.2 of the paper).
         learned_rates: Learn one step size per parameter tensor (Meta-SGD, Li et al. 2017, by layer).
+        step_weights: Weight of the query loss after each inner step (Antoniou et al. 2019, eq. 3); by default only the
+            loss after the last one counts, as in Finn et al. 2017.
+        compiled: Trace and compile the meta-gradient, once per shape of the meta-batch, for `outer_step`: several times as
+            fast on small networks after a minute or so of compiling. It needs a base that vmap takes.
 
     Raises:
-        ValueError: A rate or number of steps that is not positive, or a base without trainable parameters.
+        ValueError: A rate or number of steps that is not positive, weights that do not fit the steps, or a base without
+            trainable parameters, or a recurrent one to be compiled.
     """
 
     def __init__(
@@ -64,6 +73,8 @@ class MetaLearningMAML(nn.Module):
         first_order: bool = False,
         *,
         learned_rates: bool = False,
+        step_weights: Sequence[float] | None = None,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         if inner_lr <= 0:
@@ -76,12 +87,16 @@ class MetaLearningMAML(nn.Module):
             num_inner_steps,
             first_order,
         )
-        names = trained_parameters(base_model)
-        if not names:
+        self.names = tuple(trained_parameters(base_model))
+        if not self.names:
             raise ValueError("base_model must have trainable parameters, had none")
-        rates = torch.full((len(names),), math.log(inner_lr))
+        self.step_weights = _checked_weights(step_weights, num_inner_steps)
+        rates = torch.full((len(self.names),), math.log(inner_lr))
         self.log_rates = nn.Parameter(rates) if learned_rates else None
         self.recurrent = has_recurrence(base_model)
+        if compiled and self.recurrent:
+            raise ValueError("compiled needs a base_model without recurrent layers, which vmap cannot batch")
+        self.compiled = CompiledGradient() if compiled else None
         self.batching = "loop" if self.recurrent else "vmap"
         self.last_adaptation: Adaptation | None = None
 
@@ -145,10 +160,14 @@ class MetaLearningMAML(nn.Module):
             loss_fn: (prediction, labels) -> scalar mean loss of one task.
             optimizer: Over `self.parameters()`.
         """
+        data = (support_x, support_y, query_x, query_y)
         optimizer.zero_grad(set_to_none=True)
         with self._kernels():
-            loss = self.meta_loss(support_x, support_y, query_x, query_y, loss_fn)
-            loss.backward()
+            if self.compiled is None:
+                loss = self.meta_loss(*data, loss_fn)
+                loss.backward()
+            else:
+                loss = self._compiled_backward(self.compiled, data, loss_fn)
         optimizer.step()
         return loss.detach()
 
@@ -160,55 +179,70 @@ class MetaLearningMAML(nn.Module):
         Raises:
             ValueError: There is no task, or the parts disagree about their number.
         """
-        parts = {"support_x": support_x, "support_y": support_y, "query_x": query_x, "query_y": query_y}
-        counts = {name: count_of(part, name) for name, part in parts.items()}
-        if len(set(counts.values())) != 1:
-            raise ValueError(f"every part must hold the same number of tasks, held {counts}")
-        base: dict[str, Tensor] = dict(trained_parameters(self.base_model))
-
-        def task(*data: Any) -> Tensor:
-            adapted = self._inner(base, data[0], data[1], loss_fn)
-            return loss_fn(call_with(self.base_model, adapted, data[2]), data[3])
-
+        data = (support_x, support_y, query_x, query_y)
+        tasks, learned = _task_count(data), dict(trained_parameters(self))
         if self.batching == "vmap":
             try:
-                return vmap(task, randomness="different")(*parts.values()).mean()
+                return self._together(learned, data, loss_fn)
             except RuntimeError as error:
                 refusal = error
-            losses = self._loop(task, parts, counts["support_x"])
+            loss = self._one_by_one(learned, data, loss_fn, tasks)
             _log.warning("tasks run one by one, as vmap refuses the base model: %s", str(refusal).splitlines()[0])
             self.batching = "loop"
-            return losses.mean()
-        return self._loop(task, parts, counts["support_x"]).mean()
+            return loss
+        return self._one_by_one(learned, data, loss_fn, tasks)
 
-    def _loop(self, task: Any, parts: dict[str, Any], tasks: int) -> Float[Tensor, " task"]:
-        return torch.stack([task(*(take(part, index) for part in parts.values())) for index in range(tasks)])
+    def _compiled_backward(self, gradient: CompiledGradient, data: TaskData, loss_fn: LossFunction) -> Float[Tensor, ""]:
+        _task_count(data)
+        learned = trained_parameters(self)
+        loss, slopes = gradient(
+            (loss_fn, self.training), lambda values, given: self._together(values, given, loss_fn), learned, data
+        )
+        for name, parameter in learned.items():
+            parameter.grad = slopes[name]
+        return loss
 
-    def _inner(self, parameters: dict[str, Tensor], x: Examples, y: Any, loss_fn: LossFunction) -> dict[str, Tensor]:
-        """Differentiable gradient descent on one task."""
+    def _together(self, learned: Mapping[str, Tensor], data: TaskData, loss_fn: LossFunction) -> Float[Tensor, ""]:
+        """Mean query loss of a meta-batch, its tasks in one batched computation."""
+        return vmap(lambda *task: self._task_loss(learned, task, loss_fn), randomness="different")(*data).mean()
+
+    def _one_by_one(self, learned: Mapping[str, Tensor], data: TaskData, loss_fn: LossFunction, tasks: int) -> Float[Tensor, ""]:
+        """The same, task by task."""
+        each = [self._task_loss(learned, tuple(take(part, index) for part in data), loss_fn) for index in range(tasks)]
+        return torch.stack(each).mean()
+
+    def _task_loss(self, learned: Mapping[str, Tensor], task: Sequence[Any], loss_fn: LossFunction) -> Float[Tensor, ""]:
+        """Query loss of one task after differentiable gradient descent on its support."""
+        x, y, query_x, query_y = task
+        parameters = {name: learned[f"base_model.{name}"] for name in self.names}
+        rates = self._rates(learned.get("log_rates"))
         gradient = grad(lambda weights: loss_fn(call_with(self.base_model, weights, x), y))
-        for _ in range(self.num_inner_steps):
+        losses = []
+        for weight in self.step_weights:
             slopes = gradient(parameters)
             if self.first_order:
                 slopes = {name: slope.detach() for name, slope in slopes.items()}
-            parameters = self._stepped(parameters, slopes)
-        return parameters
+            parameters = {name: value - rates[name] * slopes[name] for name, value in parameters.items()}
+            if weight:
+                losses.append(weight * loss_fn(call_with(self.base_model, parameters, query_x), query_y))
+        return sum(losses[1:], start=losses[0])
 
     def _descend(self, parameters: dict[str, Tensor], x: Examples, y: Any, loss_fn: LossFunction) -> dict[str, Tensor]:
         """Gradient descent without a graph."""
+        rates = self._rates(None if self.log_rates is None else self.log_rates.detach())
         for _ in range(self.num_inner_steps):
             leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
             loss = loss_fn(call_with(self.base_model, leaves, x), y)
             slopes = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
             with torch.no_grad():
-                parameters = self._stepped(leaves, dict(zip(leaves, slopes, strict=True)))
+                pairs = zip(leaves.items(), slopes, strict=True)
+                parameters = {name: value - rates[name] * slope for (name, value), slope in pairs}
         return {name: value.detach() for name, value in parameters.items()}
 
-    def _stepped(self, parameters: dict[str, Tensor], slopes: dict[str, Tensor]) -> dict[str, Tensor]:
-        if self.log_rates is None:
-            return {name: value - self.inner_lr * slopes[name] for name, value in parameters.items()}
-        rates = dict(zip(parameters, self.log_rates.exp().unbind(), strict=True))
-        return {name: value - rates[name] * slopes[name] for name, value in parameters.items()}
+    def _rates(self, log_rates: Tensor | None) -> Mapping[str, float | Tensor]:
+        if log_rates is None:
+            return dict.fromkeys(self.names, self.inner_lr)
+        return dict(zip(self.names, log_rates.exp().unbind(), strict=True))
 
     @torch.no_grad()
     def _judge(self, base: dict[str, Tensor], trial: dict[str, Tensor], x: Examples, y: Any, loss_fn: LossFunction) -> Adaptation:
@@ -226,3 +260,19 @@ class MetaLearningMAML(nn.Module):
         """Choose recurrent kernels that can be differentiated twice, and outside training mode."""
         with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled and not self.recurrent):
             yield
+
+
+def _checked_weights(weights: Sequence[float] | None, steps: int) -> tuple[float, ...]:
+    if weights is None:
+        return (0.0,) * (steps - 1) + (1.0,)
+    if len(weights) != steps or min(weights) < 0 or max(weights) == 0:
+        raise ValueError(f"step_weights must hold {steps} weights from 0, not all 0, were {tuple(weights)}")
+    return tuple(weights)
+
+
+def _task_count(data: TaskData) -> int:
+    names = ("support_x", "support_y", "query_x", "query_y")
+    counts = {name: count_of(part, name) for name, part in zip(names, data, strict=True)}
+    if len(set(counts.values())) != 1:
+        raise ValueError(f"every part must hold the same number of tasks, held {counts}")
+    return counts["support_x"]

@@ -74,6 +74,26 @@ def test_tasks_together_equal_tasks_one_by_one():
         torch.testing.assert_close(left.grad, right.grad, rtol=1e-4, atol=1e-6)
 
 
+def test_weighted_steps_add_up_the_losses_after_each_step():
+    data, base = meta_batch(), network()
+    single = [MetaLearningMAML(base, 0.05, steps).meta_loss(*data, mse_loss) for steps in (1, 3)]
+    both = MetaLearningMAML(base, 0.05, 3, step_weights=(0.25, 0.0, 0.75)).meta_loss(*data, mse_loss)
+    torch.testing.assert_close(both, 0.25 * single[0] + 0.75 * single[1])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own modules
+@pytest.mark.parametrize("learned_rates", [False, True])
+def test_compiled_steps_equal_plain_ones(learned_rates: bool):
+    learners = [MetaLearningMAML(network(), 0.05, 2, learned_rates=learned_rates, compiled=flag) for flag in (False, True)]
+    for _ in range(3):
+        data = meta_batch(tasks=5)
+        losses = [learner.outer_step(*data, mse_loss, torch.optim.SGD(learner.parameters(), 0.1)) for learner in learners]
+        torch.testing.assert_close(*losses)
+    for left, right in zip(*(learner.parameters() for learner in learners), strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
+
+
 def test_first_order_drops_the_second_derivatives():
     """With frozen inner gradients the meta-gradient is the query gradient at the adapted weights."""
     learner = MetaLearningMAML(network(), 0.05, 1, first_order=True)
@@ -199,5 +219,9 @@ def test_bad_input_is_named():
     x = torch.zeros(2, 3, 1)
     with pytest.raises(ValueError, match="same number of tasks"):
         learner.meta_loss(x, x, x[:1], x[:1], mse_loss)
+    with pytest.raises(ValueError, match=r"step_weights must hold 5 weights from 0, not all 0, were \(1.0,\)"):
+        MetaLearningMAML(network(), step_weights=(1.0,))
+    with pytest.raises(ValueError, match="compiled needs a base_model without recurrent layers"):
+        MetaLearningMAML(Recurrent(), compiled=True)
     with pytest.raises(ValueError, match="inner_lr must be above 0"):
         MetaLearningMAML(network(), inner_lr=0.0)
