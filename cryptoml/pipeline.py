@@ -28,7 +28,7 @@ from cryptoml.data.splits import Fold, Span, walk_forward
 from cryptoml.data.synthetic import SyntheticMarket, synthetic_market
 from cryptoml.data.validation.health import HealthSummary
 from cryptoml.errors import ConfigError
-from cryptoml.evaluation.baselines import run_baselines
+from cryptoml.evaluation.baselines import BASELINES, run_baselines
 from cryptoml.evaluation.candidates import Candidate, EvaluationInput, candidate_from_predictions
 from cryptoml.evaluation.findings import ceiling_table, control_table, ensemble_table, sweep_table
 from cryptoml.evaluation.folds import join_candidates, join_predictions
@@ -87,7 +87,7 @@ class Outcome:
 
 def compute_features(panel: Panel, config: FeatureConfig) -> FeaturePanel:
     """Compute all features of a panel, one symbol after the other."""
-    with tqdm(total=panel.num_assets, desc="features", unit="symbol", disable=None, leave=False) as bar:
+    with _bar("features", "symbol", panel.num_assets) as bar:
         return build_features(panel, AdvancedFeatureEngineer(config), on_symbol=lambda _: bar.update())
 
 
@@ -257,11 +257,13 @@ def _forecast_fold(
     data, lookback = scaled.data, config.lookback
     fitted = _fit(run, name, data, parameters, config, stages)
     models = [part.build() for part in fitted]
-    forecasts = _forecast_members(models, data, lookback)
+    shown = tqdm(models, desc="forecasts", unit="member", disable=None, leave=False)
+    forecasts = [forecast_member(model, data, lookback) for model in shown]
     members, own = models[: len(config.members)], forecasts[: len(config.members)]
     ensemble = calibrated(members, own, data)
     inputs = _inputs(config, market, data.targets, data.fold.train, data.fold.test)
-    others = run_baselines(inputs, data.features, config.baselines)
+    with _bar("baselines", "model", len(BASELINES)) as bar:
+        others = run_baselines(inputs, data.features, config.baselines, on_baseline=lambda _: bar.update())
     for part, member, forecast in zip(fitted, members, own, strict=False):
         alone = forecast_test(calibrated([member], [forecast], data), [forecast], data)
         others.append(candidate_from_predictions(f"member_{part.name}", alone, inputs))
@@ -271,9 +273,8 @@ def _forecast_fold(
     return _FoldForecast(ensemble, scaled.scaler, fitted[: len(members)], importance, forecast_test(ensemble, own, data), others)
 
 
-def _forecast_members(models: Sequence[Forecaster], data: FoldData, lookback: int) -> list[Predictions]:
-    bar = tqdm(models, desc="forecasts", unit="member", disable=None, leave=False)
-    return [forecast_member(model, data, lookback) for model in bar]
+def _bar(label: str, unit: str, total: int) -> tqdm:
+    return tqdm(total=total, desc=label, unit=unit, disable=None, leave=False)
 
 
 def _fit(
@@ -323,7 +324,7 @@ def _judge(
     predictions = join_predictions([part.predictions for part in forecasts])
     candidates = [candidate_from_predictions("ensemble", predictions, inputs)]
     candidates += join_candidates([part.others for part in forecasts])
-    with tqdm(total=len(candidates), desc="evaluation", unit="candidate", disable=None, leave=False) as bar:
+    with _bar("evaluation", "candidate", len(candidates)) as bar:
         evaluations = evaluate_all(inputs, candidates, lambda _: bar.update())
     ensemble = evaluations.pop("ensemble")
     assert ensemble.signals is not None

@@ -30,7 +30,7 @@ def run_baselines(
     config: BaselineConfig | None = None,
     *,
     names: tuple[str, ...] | None = None,
-    on_baseline: Callable[[str], None] | None = None,
+    on_baseline: Callable[[str], object] | None = None,
 ) -> list[Candidate]:
     """Make every baseline; one that cannot be made comes back with the reason in `skipped`.
 
