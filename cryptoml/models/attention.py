@@ -10,6 +10,9 @@ from torch.nn import functional
 
 __all__ = ["InterpretableAttention"]
 
+_ORIGINS = 32
+"""Origins whose bars to come attend in one block: small, since each block reads `lookback` bars besides its own."""
+
 
 class InterpretableAttention(nn.Module):
     """Heads with their own queries and keys that share one value, averaged (Lim et al. 2021, eq. 13 to 16).
@@ -69,17 +72,17 @@ class InterpretableAttention(nn.Module):
         return attended[:, 0, 0], functional.pad(shares, (past.shape[1] - seen.shape[1], 0))
 
     def forecast_all(
-        self, past: Float[Tensor, "row time hidden"], future: Float[Tensor, "row time horizon hidden"]
-    ) -> Float[Tensor, "row time horizon hidden"]:
-        """Attend as `forecast_last` from every bar's own bars to come."""
-        time, block = past.shape[1], min(self.lookback, past.shape[1])
-        before = block if time > block else 0
-        key, value = (_blocks(part, block, before) for part in (self._heads(self.key(past)), self.value(past)[:, None]))
-        padded = functional.pad(future, (0, 0, 0, 0, 0, -time % block))
+        self, past: Float[Tensor, "row time hidden"], future: Float[Tensor, "row origin horizon hidden"]
+    ) -> Float[Tensor, "row origin horizon hidden"]:
+        """Attend as `forecast_last` from each of the last `origin` bars' own bars to come."""
+        time, origins = past.shape[1], future.shape[1]
+        block, before, first = min(_ORIGINS, origins), min(self.lookback, time) - 1, time - origins
+        key, value = (_blocks(part, block, before, first) for part in (self._heads(self.key(past)), self.value(past)[:, None]))
+        padded = functional.pad(future, (0, 0, 0, 0, 0, -origins % block))
         queries = rearrange(padded, "row (block query) horizon hidden -> row block query horizon hidden", query=block)
-        band = self._band(queries.shape[1], block, before, past.device)
+        band = self._band(queries.shape[1], block, before, past.device, first)
         attended, _ = self._forecast(key, value[:, 0], queries, band)
-        return rearrange(attended, "row block query horizon hidden -> row (block query) horizon hidden")[:, :time]
+        return rearrange(attended, "row block query horizon hidden -> row (block query) horizon hidden")[:, :origins]
 
     def _forecast(
         self,
@@ -96,7 +99,7 @@ class InterpretableAttention(nn.Module):
         )
         scores = torch.einsum("rhbqnw,rhbiw->rhbqni", query, key)
         if band is not None:
-            scores = scores.masked_fill(~band[:, :, None], -math.inf)
+            scores.masked_fill_(~band[:, :, None], -math.inf)
         later = torch.ones(horizons, horizons, dtype=torch.bool, device=future.device).triu(1)
         own_scores = (query @ own_key.transpose(-1, -2)).masked_fill(later, -math.inf)
         weights = torch.softmax(torch.cat([scores, own_scores], dim=-1), dim=-1).mean(dim=1)
@@ -107,16 +110,20 @@ class InterpretableAttention(nn.Module):
     def _heads(self, x: Float[Tensor, "row time hidden"]) -> Float[Tensor, "row head time width"]:
         return rearrange(x, "row time (head width) -> row head time width", head=self.num_heads)
 
-    def _band(self, blocks: int, block: int, before: int, device: torch.device) -> Bool[Tensor, "block query key"]:
-        """Where queries of each block may look among its own keys and the `before` keys that precede them."""
+    def _band(
+        self, blocks: int, block: int, before: int, device: torch.device, first: int = 0
+    ) -> Bool[Tensor, "block query key"]:
+        """Where queries of each block from bar `first` on may look among its own keys and the `before` keys that precede them."""
         query, key = torch.arange(block, device=device)[:, None], torch.arange(-before, block, device=device)
         band = (key <= query) & (key > query - self.lookback)
-        exists = torch.arange(blocks, device=device)[:, None] * block + key >= 0
+        exists = first + torch.arange(blocks, device=device)[:, None] * block + key >= 0
         return band & exists[:, None]
 
 
-def _blocks(x: Float[Tensor, "row head time width"], block: int, before: int) -> Float[Tensor, "row head block item width"]:
-    """Cut time into blocks, each with the `before` bars that precede it; zeros beyond both ends."""
-    after = -x.shape[2] % block
-    padded = functional.pad(x, (0, 0, before, after))
+def _blocks(
+    x: Float[Tensor, "row head time width"], block: int, before: int, first: int = 0
+) -> Float[Tensor, "row head block item width"]:
+    """Cut time from bar `first` on into blocks, each with the `before` bars that precede it; zeros beyond both ends."""
+    after = -(x.shape[2] - first) % block
+    padded = functional.pad(x[:, :, max(first - before, 0) :], (0, 0, max(before - first, 0), after))
     return padded.unfold(2, block + before, block).transpose(-1, -2)

@@ -143,21 +143,27 @@ class TemporalFusionTransformer(nn.Module):
         mask: Tensor | None = None,
         static: Tensor | None = None,
         known_future: Tensor | None = None,
-    ) -> Float[Tensor, "batch time horizon quantile"]:
-        """Forecast from every bar in one pass; entry t equals `forward(x[:, :t + 1])`.
+        *,
+        first_origin: int = 0,
+    ) -> Float[Tensor, "batch origin horizon quantile"]:
+        """Forecast from every bar in one pass; the forecast from bar t equals `forward(x[:, :t + 1])`.
 
         Args:
             x: as for `forward`.
             mask: as for `forward`.
             static: as for `forward`.
             known_future: `[batch, time + horizon, known]`; the forecast from bar t reads the rows up to t + horizon.
+            first_origin: bar to forecast from first; those before it, such as a warm-up, cost little.
         """
         inputs = self._check(x, mask, static, known_future, whole=True)
+        if not 0 <= first_origin < x.shape[1]:
+            raise ValueError(f"first_origin must lie within the {x.shape[1]} bars of x, was {first_origin}")
         embedded, _ = self.encoder.select(inputs.past, inputs.present, inputs.static)
-        recurred, states = self.encoder.lstm.at_every_bar(embedded, self.encoder.start(inputs.static))
+        recurred, (output, cell) = self.encoder.lstm.at_every_bar(embedded, self.encoder.start(inputs.static))
         _, past = self.encoder.enrich(recurred, embedded, inputs.static)
-        ahead, _ = self._ahead(inputs, origins=x.shape[1])
-        encoded, future = self._decode(ahead, states, inputs.static)
+        ahead, _ = self._ahead(inputs, origins=x.shape[1] - first_origin)
+        state = output[:, :, first_origin:], cell[:, :, first_origin:]
+        encoded, future = self._decode(ahead, state, inputs.static)
         attended = self.encoder.attention.forecast_all(past, future)
         return self.head(self.encoder.close(attended, future, encoded)).squeeze(-2)
 

@@ -87,11 +87,13 @@ def forecast_naively(attention: InterpretableAttention, past: torch.Tensor, futu
     return torch.cat(attended, dim=1)
 
 
-@pytest.mark.parametrize(("time", "lookback"), [(1, 3), (3, 3), (7, 3), (5, 8), (20, 7)])
+@pytest.mark.parametrize(("time", "lookback"), [(1, 3), (3, 3), (7, 3), (5, 8), (20, 7), (80, 9)])
 def test_attention_of_bars_to_come_equals_the_naive_one(time: int, lookback: int) -> None:
     torch.manual_seed(0)
     attention, past, future = InterpretableAttention(8, 2, lookback), torch.randn(2, time, 8), torch.randn(2, time, 3, 8)
     everywhere = attention.forecast_all(past, future)
+    half = attention.forecast_all(past, future[:, time // 2 :])
+    assert torch.allclose(half, everywhere[:, time // 2 :], atol=1e-6)
     for bar in range(time):
         expected = forecast_naively(attention, past[:, : bar + 1], future[:, bar])
         last, weights = attention.forecast_last(past[:, : bar + 1], future[:, bar])

@@ -73,6 +73,14 @@ def test_dense_equals_forward_at_every_bar(settings: dict[str, int], num_layers:
         assert torch.allclose(dense[:, time], model(**until(inputs, time + 1))[0], atol=1e-5)
 
 
+@pytest.mark.parametrize("first", [1, 4, TIME - 1])
+def test_a_warm_up_changes_no_forecast_after_it(first: int) -> None:
+    model, inputs = make_model(**INPUTS["all"]), make_inputs(INPUTS["all"])
+    assert torch.allclose(model.dense(**inputs, first_origin=first), model.dense(**inputs)[:, first:], atol=1e-6)
+    with pytest.raises(ValueError, match="first_origin must lie within the 13 bars of x, was 13"):
+        model.dense(**inputs, first_origin=TIME)
+
+
 @every_kind_of_input
 def test_dense_and_forward_have_the_same_gradient(settings: dict[str, int]) -> None:
     model, inputs = make_model(**settings), make_inputs(settings)
@@ -135,10 +143,10 @@ def test_autocast_stays_close_and_finite(settings: dict[str, int]) -> None:
 
 
 @pytest.mark.slow
-@every_kind_of_input
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("dense", [False, True])
-def test_compiled_equals_eager(settings: dict[str, int], dense: bool) -> None:
-    model, inputs = make_model(**settings), make_inputs(settings)
+def test_compiled_equals_eager(dense: bool) -> None:
+    model, inputs = make_model(**INPUTS["all"]), make_inputs(INPUTS["all"])
     function = model.dense if dense else lambda **given: model(**given)[0]
     torch.compiler.reset()
     with warnings.catch_warnings():
