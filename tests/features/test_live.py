@@ -22,10 +22,9 @@ def candles(panel):
 def inputs(panel):
     """Every external input of one symbol as the public face takes it, books one per bar."""
     venues = panel.tables["venue_candles"]
-    end = panel.timestamps[-1] + BAR
     return {
         "trades": panel.tables["trades"]["SOLUSDT"],
-        "onchain": panel.tables["onchain"]["SOL"].query("available_at <= @end"),
+        "onchain": panel.tables["onchain"]["SOL"].query("available_at <= @panel.timestamps[-1] + @BAR"),
         "orderbook": panel.tables["orderbook"]["SOLUSDT"],
         "cross_exchange": {
             "spot": venues["binance_spot:SOLUSDT"],
