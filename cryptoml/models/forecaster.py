@@ -19,11 +19,12 @@ from cryptoml.models.inputs import clean_inputs
 from cryptoml.models.layers import QuantileHead
 from cryptoml.models.linear import DecomposedLinearEncoder
 from cryptoml.models.multitask import MultiTaskLearningHead
+from cryptoml.models.patch import PatchTransformerEncoder
 from cryptoml.models.tcn import TemporalConvolutionEncoder
 
 __all__ = ["ARCHITECTURES", "Forecast", "Forecaster", "ForecasterConfig", "build_encoder", "build_forecaster"]
 
-Architecture = Literal["tft", "tcn", "linear"]
+Architecture = Literal["tft", "tcn", "patch", "linear"]
 
 
 class Forecast(NamedTuple):
@@ -54,9 +55,10 @@ class ForecasterConfig(BaseModel):
     num_assets: int = Field(ge=1, description="assets, in the order of the feature array")
     hidden_size: int = Field(32, ge=1, description="width of all states")
     num_heads: int = Field(4, ge=1, description="attention heads, of the encoder and of the graph; divides hidden_size")
-    num_layers: int = Field(1, ge=1, description="recurrent layers (tft)")
+    num_layers: int = Field(1, ge=1, description="recurrent layers (tft), attention layers (patch)")
     variable_size: int = Field(8, ge=1, description="width of each feature's own network (tft)")
     kernel_size: int = Field(3, ge=2, description="taps of each convolution (tcn)")
+    patch_bars: int = Field(8, ge=1, description="bars of a patch (patch)")
     dropout: float = Field(0.1, ge=0.0, lt=1.0, description="fraction dropped")
     lookback: int = Field(64, ge=2, description="bars that attention, convolutions and filters can see")
     horizons: tuple[int, ...] = Field((1, 4, 24), min_length=1, description="forecast horizons in bars, increasing")
@@ -107,6 +109,19 @@ def _temporal_convolution(config: ForecasterConfig) -> Encoder:
     )
 
 
+def _patch_transformer(config: ForecasterConfig) -> Encoder:
+    return PatchTransformerEncoder(
+        config.num_features,
+        config.hidden_size,
+        config.num_heads,
+        lookback=config.lookback,
+        patch_bars=config.patch_bars,
+        num_layers=config.num_layers,
+        static_size=config.hidden_size,
+        dropout=config.dropout,
+    )
+
+
 def _decomposed_linear(config: ForecasterConfig) -> Encoder:
     return DecomposedLinearEncoder(
         config.num_features, config.hidden_size, lookback=config.lookback, static_size=config.hidden_size
@@ -116,6 +131,7 @@ def _decomposed_linear(config: ForecasterConfig) -> Encoder:
 ARCHITECTURES: dict[str, Callable[[ForecasterConfig], Encoder]] = {
     "tft": _temporal_fusion,
     "tcn": _temporal_convolution,
+    "patch": _patch_transformer,
     "linear": _decomposed_linear,
 }
 

@@ -1,6 +1,7 @@
 """Properties that every architecture of the forecaster shares."""
 
 import itertools
+import warnings
 
 import pytest
 import torch
@@ -85,7 +86,7 @@ def test_changing_the_future_changes_nothing_before_it(architecture: str) -> Non
     assert largest_difference(at(model.dense(features, mask), *past), at(model.dense(changed, mask), *past)) == 0.0
 
 
-@pytest.mark.parametrize("architecture", ["tcn", "linear"])
+@pytest.mark.parametrize("architecture", ["tcn", "patch", "linear"])
 def test_finite_memory_is_kept(architecture: str) -> None:
     model, (features, mask) = make_model(architecture), make_inputs()
     assert model.encoder.memory is not None
@@ -165,9 +166,21 @@ def test_autocast_stays_close_and_finite(architecture: str) -> None:
     assert largest_difference(model.dense(features, mask), Forecast(*(part.float() for part in halved))) < 0.2
 
 
-@pytest.mark.parametrize(("architecture", "count"), [("linear", 1162), ("tcn", 1514), ("tft", 4945)])
+@pytest.mark.parametrize(("architecture", "count"), [("linear", 1162), ("patch", 1878), ("tcn", 1514), ("tft", 4945)])
 def test_parameter_count(architecture: str, count: int) -> None:
     assert sum(weight.numel() for weight in make_model(architecture).parameters()) == count
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@every_architecture
+def test_compiled_equals_eager(architecture: str) -> None:
+    model, (features, mask) = make_model(architecture), make_inputs()
+    torch.compiler.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's own
+        compiled = torch.compile(model.dense)(features, mask)
+    assert largest_difference(model.dense(features, mask), compiled) < 1e-5
 
 
 def test_explanations_sum_to_one() -> None:
@@ -223,7 +236,7 @@ def test_bad_config_is_named(settings: dict[str, object], words: str) -> None:
         make_model(**settings)
 
 
-@pytest.mark.parametrize("architecture", ["tcn", "linear"])  # torch has no batching rule for the LSTM kernels of tft
+@pytest.mark.parametrize("architecture", ["tcn", "patch", "linear"])  # torch has no batching rule for the LSTM kernels of tft
 def test_vmap_equals_a_loop(architecture: str) -> None:
     model, (features, _) = make_model(architecture), make_inputs()
     with torch.no_grad():
