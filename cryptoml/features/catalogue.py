@@ -44,8 +44,8 @@ def render(engineer: AdvancedFeatureEngineer) -> str:
 
 def _section(category: str, rows: pd.DataFrame) -> str:
     lines = [
-        f"| `{row.name}` | {row.lookback:,} | {_cell(row.inputs)} | {_cell(row.formula)} | {_cell(row.source)} |"
-        for row in rows.itertuples(index=False)
+        f"| `{name}` | {lookback:,} | {_cell(inputs)} | {_cell(formula)} | {_cell(source)} |"
+        for name, _, lookback, inputs, formula, source in rows.itertuples(index=False, name=None)
     ]
     columns = ["| name | lookback | inputs | formula | source |", "| --- | ---: | --- | --- | --- |"]
     title = f"## {category.replace('_', ' ').capitalize()} ({len(rows)})"

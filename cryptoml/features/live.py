@@ -20,7 +20,7 @@ from cryptoml.features.bars import Bars, TailBars
 from cryptoml.features.contract import Feature
 from cryptoml.features.joins import bars_from_panel
 from cryptoml.features.live_inputs import LiveInputs
-from cryptoml.features.public_inputs import REQUIRED, check_number
+from cryptoml.features.public_inputs import REQUIRED, check_candles_make_sense, check_number
 
 __all__ = ["LiveFeatures"]
 
@@ -146,7 +146,9 @@ class LiveFeatures:
         missing = [name for name in REQUIRED if name not in bar]
         if missing:
             raise DataError(f"bar must have {missing[0]}, keys were {list(bar.keys())}")
-        return [check_number(bar[name], f"bar {name}") if name in bar else np.nan for name in CANDLE_FIELDS]
+        values = [check_number(bar[name], f"bar {name}") if name in bar else np.nan for name in CANDLE_FIELDS]
+        check_candles_make_sense({name: np.array([value]) for name, value in zip(CANDLE_FIELDS, values, strict=True)}, "bar")
+        return values
 
     def _close_of(self, stamp: int) -> float:
         """Return the close of the bar that opened at `stamp`, NaN where there is none."""

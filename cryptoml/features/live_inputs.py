@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cryptoml.data.panel import Panel
 from cryptoml.data.schema import parse_timeframe
+from cryptoml.errors import DataError
 from cryptoml.features.joins import (
     FUNDING_STALE,
     ONCHAIN_STALE,
@@ -19,7 +20,7 @@ from cryptoml.features.joins import (
     venue_leg,
 )
 from cryptoml.features.onchain import METRIC_ALIASES, METRICS, OnChainMetrics
-from cryptoml.features.public_inputs import book_rows, exchange_rows, onchain_rows, refuse_future, trade_rows
+from cryptoml.features.public_inputs import book_rows, check_reading, exchange_rows, onchain_rows, refuse_future, trade_rows
 
 __all__ = ["LiveInputs", "Readings"]
 
@@ -85,6 +86,8 @@ class LiveInputs:
         for name, rows in (("orderbook", book), ("trades", flow)):
             if rows is not None:
                 refuse_future(pd.DatetimeIndex(rows["available_at"]), now, name)
+        if not isinstance(cross_exchange or {}, Mapping):
+            raise DataError(f"cross_exchange must map venues to prices or candles, was {type(cross_exchange).__name__}")
         numbers = {name: value for name, value in (cross_exchange or {}).items() if isinstance(value, int | float | np.number)}
         others = {name: value for name, value in (cross_exchange or {}).items() if name not in numbers}
         funding, frames = exchange_rows(others, label, self._step)
@@ -94,9 +97,9 @@ class LiveInputs:
             columns |= _reading(onchain, close)
         for name, value in numbers.items():
             if name == "funding":
-                columns["funding_rate"] = [(close, close, float(value))]
+                columns["funding_rate"] = [(close, close, check_reading(value, name))]
             else:
-                venues[str(name).lower()] = [(close, stamp, float(value))]
+                venues[str(name).lower()] = [(close, stamp, check_reading(value, str(name)))]
         return Readings(columns, venues, book, flow)
 
     def join(self, readings: Readings, closes: IntArray, close_of: Callable[[int], float]) -> dict[str, FloatArray]:

@@ -29,6 +29,7 @@ __all__ = [
 
 SYMBOL = "ASSET"
 REQUIRED = CANDLE_FIELDS[:5]
+PRICES = CANDLE_FIELDS[:4]
 BOOK_COLUMNS = ("bid_prices", "bid_sizes", "ask_prices", "ask_sizes")
 
 
@@ -44,6 +45,7 @@ def panel_from_inputs(
     stamps = _stamps(ohlcv, "ohlcv")
     _check_order(stamps, step)
     values = {name: _numbers(ohlcv, name, "ohlcv") for name in CANDLE_FIELDS if name in REQUIRED or name in ohlcv}
+    check_candles_make_sense(values, "ohlcv")
     if not len(stamps):
         return Panel((SYMBOL,), timeframe, stamps, np.empty((1, 0, len(CANDLE_FIELDS)))), np.empty(0, np.int64)
     grid = pd.date_range(stamps[0], stamps[-1], freq=step)
@@ -68,18 +70,20 @@ def _stamps(frame: pd.DataFrame, source: str, column: str = "timestamp") -> pd.D
     """Return a frame's instants from a column, or else from its index."""
     if not isinstance(frame, pd.DataFrame):
         raise DataError(f"{source} must be a DataFrame, was {type(frame).__name__}")
-    if column not in frame and not isinstance(frame.index, pd.DatetimeIndex):
-        raise DataError(f"{source} must have a {column} column or a DatetimeIndex, columns were {list(frame.columns)}")
+    by_index = column == "timestamp" and isinstance(frame.index, pd.DatetimeIndex)
+    if column not in frame and not by_index:
+        raise DataError(f"{source} must have the column {column}, columns were {list(frame.columns)}")
     values = pd.Series(frame.get(column, frame.index))
     if not isinstance(values.dtype, pd.DatetimeTZDtype):
         first = f", row 0 was {values.iloc[0]}" if len(values) else ""
         raise DataError(f"{source} {column} must be timezone-aware UTC, dtype was {values.dtype}{first}")
-    return pd.DatetimeIndex(values).tz_convert("UTC").as_unit("us")
+    stamps = pd.DatetimeIndex(values).tz_convert("UTC").as_unit("us")
+    if stamps.hasnans:
+        raise DataError(f"{source} {column} must be filled, row {int(np.argmax(stamps.isna()))} was NaT")
+    return stamps
 
 
 def _check_order(stamps: pd.DatetimeIndex, step: pd.Timedelta) -> None:
-    if stamps.hasnans:
-        raise DataError(f"ohlcv timestamp must be filled, row {int(np.argmax(stamps.isna()))} was NaT")
     gaps = np.diff(stamps.asi8)
     for wrong, what in ((gaps < 0, "ascending"), (gaps == 0, "free of duplicates")):
         if wrong.any():
@@ -95,11 +99,32 @@ def _numbers(frame: pd.DataFrame, column: str, source: str) -> NDArray[np.float6
     if column not in frame:
         raise DataError(f"{source} must have column {column}, columns were {list(frame.columns)}")
     values = frame[column]
+    if isinstance(values, pd.DataFrame):
+        raise DataError(f"{source} must have column {column} once, it had {values.shape[1]}")
     if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype):
         return values.to_numpy(dtype=np.float64, na_value=np.nan)
     wrong = [row for row, value in enumerate(values) if isinstance(value, bool) or not isinstance(value, int | float)]
     where = f", row {wrong[0]} was {values.iloc[wrong[0]]!r}" if wrong else ""
     raise DataError(f"{source} {column} must be numeric, dtype was {values.dtype}{where}")
+
+
+def check_candles_make_sense(values: Mapping[str, NDArray[np.float64]], source: str) -> None:
+    """Refuse prices that are no positive number, negative volumes, and a high below its low; NaN is an absent bar.
+
+    Raises:
+        DataError: The message names the column and the first offending row.
+    """
+    for name, column in values.items():
+        wrong = ~np.isnan(column) & ~((column > 0 if name in PRICES else column >= 0) & np.isfinite(column))
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise DataError(
+                f"{source} {name} must be {'positive' if name in PRICES else 'at least 0'}, row {row} was {column[row]}"
+            )
+    below = values["high"] < values["low"]
+    if below.any():
+        row = int(np.argmax(below))
+        raise DataError(f"{source} high must not lie below low, row {row} was {values['high'][row]} under {values['low'][row]}")
 
 
 def check_number(value: Any, what: str) -> float:
@@ -131,6 +156,10 @@ def onchain_rows(onchain: Any, now: pd.Timestamp) -> pd.DataFrame:
     available = _stamps(onchain, "onchain", "available_at")
     refuse_future(available, now, "onchain")
     label = _stamps(onchain, "onchain") if "timestamp" in onchain else available
+    early = label > available
+    if early.any():
+        row = int(np.argmax(early))
+        raise DataError(f"onchain timestamp must not lie after available_at, row {row} was {label[row]} after {available[row]}")
     if {"metric", "value"} <= set(onchain.columns):
         rows = {"metric": onchain["metric"].to_numpy(), "value": _numbers(onchain, "value", "onchain")}
         return pd.DataFrame({"timestamp": label, "available_at": available, **rows})
@@ -152,6 +181,8 @@ def book_rows(orderbook: Any, now: pd.Timestamp) -> pd.DataFrame:
     if isinstance(orderbook, Mapping):
         frame = _snapshot(orderbook, now)
     else:
+        if not isinstance(orderbook, pd.DataFrame):
+            raise DataError(f"orderbook must be a mapping of bids and asks or a DataFrame, was {type(orderbook).__name__}")
         missing = [name for name in BOOK_COLUMNS if name not in orderbook]
         if missing:
             raise DataError(f"orderbook must have column {missing[0]}, columns were {list(orderbook.columns)}")
@@ -159,7 +190,8 @@ def book_rows(orderbook: Any, now: pd.Timestamp) -> pd.DataFrame:
         label = _stamps(orderbook, "orderbook") if "timestamp" in orderbook else available
         books = {name: orderbook[name].to_numpy() for name in BOOK_COLUMNS}
         frame = pd.DataFrame({"timestamp": label, "available_at": available, **books})
-    _check_books(frame)
+    for row, book in enumerate(zip(*(frame[name] for name in BOOK_COLUMNS), strict=True)):
+        _check_book(row, *book)
     return frame
 
 
@@ -178,20 +210,34 @@ def _snapshot(book: Mapping[str, Any], now: pd.Timestamp) -> pd.DataFrame:
     for side in ("bid", "ask"):
         if f"{side}s" not in book:
             raise DataError(f"orderbook must have {side}s, keys were {list(book)}")
-        levels = np.asarray(book[f"{side}s"], dtype=np.float64).reshape(-1, 2)
+        try:
+            levels = np.asarray(book[f"{side}s"], dtype=np.float64).reshape(-1, 2)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"orderbook {side}s must be pairs of price and size, row 0 was {book[f'{side}s']!r}") from error
         columns |= {f"{side}_prices": [levels[:, 0]], f"{side}_sizes": [levels[:, 1]]}
     return pd.DataFrame({"timestamp": [now], "available_at": [now], **columns})
 
 
-def _check_books(frame: pd.DataFrame) -> None:
-    for row in range(len(frame)):
-        book = {name: frame[name].iloc[row] for name in BOOK_COLUMNS}
-        empty = [name for name, side in book.items() if len(side) == 0]
-        if empty:
-            raise DataError(f"orderbook {empty[0]} must not be empty, row {row} was")
-        bid, ask = book["bid_prices"][0], book["ask_prices"][0]
-        if bid >= ask:
-            raise DataError(f"orderbook bid_prices must lie below ask_prices, row {row} had bid {bid}, ask {ask}")
+def _check_book(row: int, *sides: Any) -> None:
+    """Refuse a snapshot whose sides (`BOOK_COLUMNS`) are empty, ragged, no numbers, out of order or crossed."""
+    try:
+        bid, bid_size, ask, ask_size = book = [np.asarray(side, dtype=np.float64) for side in sides]
+    except (TypeError, ValueError) as error:
+        raise DataError(f"orderbook must hold numbers, row {row} was {sides!r}") from error
+    for name, side in zip(BOOK_COLUMNS, book, strict=True):
+        if side.size == 0:
+            raise DataError(f"orderbook {name} must not be empty, row {row} was")
+        if not (np.isfinite(side).all() and (side >= 0).all()):
+            raise DataError(f"orderbook {name} must be finite and at least 0, row {row} was {side.tolist()}")
+    for name, prices, sizes in (("bid", -bid, bid_size), ("ask", ask, ask_size)):
+        if len(prices) != len(sizes):
+            raise DataError(
+                f"orderbook {name}_sizes must be as many as {name}_prices, row {row} had {len(sizes)} and {len(prices)}"
+            )
+        if (prices[1:] < prices[:-1]).any():
+            raise DataError(f"orderbook {name}_prices must come best first, row {row} was {np.abs(prices).tolist()}")
+    if bid[0] >= ask[0]:
+        raise DataError(f"orderbook bid_prices must lie below ask_prices, row {row} had bid {bid[0]}, ask {ask[0]}")
 
 
 def exchange_rows(
@@ -200,7 +246,11 @@ def exchange_rows(
     """Return the rows of funding, and of each other venue's closes; a bare number counts for the bar that opened at `label`."""
     funding, found = None, {}
     now = label + step
+    if not isinstance(venues, Mapping):
+        raise DataError(f"cross_exchange must map venues to prices or candles, was {type(venues).__name__}")
     for venue, given in venues.items():
+        if str(venue).lower() in found:
+            raise DataError(f"cross_exchange must name a venue once, {venue!r} was there twice")
         if venue == "funding":
             funding = _rows(given, "funding_rate", venue, now, now, pd.Timedelta(0))
         else:
@@ -211,10 +261,27 @@ def exchange_rows(
 def _rows(given: Any, column: str, source: str, label: pd.Timestamp, now: pd.Timestamp, delay: pd.Timedelta) -> pd.DataFrame:
     """Return `timestamp, available_at, column` of a number or a history."""
     if isinstance(given, int | float | np.number):
-        return pd.DataFrame({"timestamp": [label], "available_at": [now], column: [float(given)]})
+        value = check_reading(given, source)
+        return pd.DataFrame({"timestamp": [label], "available_at": [now], column: [value]})
     if not isinstance(given, pd.DataFrame):
         raise DataError(f"cross_exchange {source} must be a number or a DataFrame, was {given!r}")
     stamps = _stamps(given, f"cross_exchange {source}")
     available = _stamps(given, f"cross_exchange {source}", "available_at") if "available_at" in given else stamps + delay
     values = _numbers(given, column, f"cross_exchange {source}")
+    wrong = np.isinf(values) | ((column == "close") & (values <= 0))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise DataError(f"cross_exchange {source} {column} must be a positive price or a rate, row {row} was {values[row]}")
     return pd.DataFrame({"timestamp": stamps, "available_at": available, column: values})
+
+
+def check_reading(value: Any, source: str) -> float:
+    """Return one price of a venue, or the rate of `funding`.
+
+    Raises:
+        DataError: It is not finite, or a price is not positive.
+    """
+    number = check_number(value, f"cross_exchange {source}")
+    if not np.isfinite(number) or (source != "funding" and number <= 0):
+        raise DataError(f"cross_exchange {source} must be a positive price or a rate, was {number}")
+    return number

@@ -129,7 +129,7 @@ BAD_CANDLES = {
     "ascending, row 1 ": lambda f: f.iloc[::-1],
     "duplicates, row 1 ": lambda f: f.iloc[[0, 0, 1]],
     "grid.*row 5 ": lambda f: f.assign(timestamp=f["timestamp"] + pd.to_timedelta((f.index >= 5).astype(int), unit="min")),
-    "timestamp column or a DatetimeIndex": lambda f: f.drop(columns="timestamp"),
+    "ohlcv must have the column timestamp": lambda f: f.drop(columns="timestamp"),
 }
 
 

@@ -21,10 +21,10 @@ def candles(panel):
 @pytest.fixture(scope="module")
 def inputs(panel):
     """Every external input of one symbol as the public face takes it, books one per bar."""
-    venues = panel.tables["venue_candles"]
+    venues, chain = panel.tables["venue_candles"], panel.tables["onchain"]["SOL"]
     return {
         "trades": panel.tables["trades"]["SOLUSDT"],
-        "onchain": panel.tables["onchain"]["SOL"].query("available_at <= @panel.timestamps[-1] + @BAR"),
+        "onchain": chain[chain["available_at"] <= panel.timestamps[-1] + BAR],
         "orderbook": panel.tables["orderbook"]["SOLUSDT"],
         "cross_exchange": {
             "spot": venues["binance_spot:SOLUSDT"],
