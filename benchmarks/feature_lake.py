@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
-import pandas as pd
 import tyro
 
 from cryptoml.data.lake import Lake
@@ -36,6 +36,8 @@ CORES = 2
 TEMPLATES = 10
 GIANT = 20
 
+Row = tuple[str, str, str]
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -47,6 +49,8 @@ class Arguments:
     """Where to make the temporary folder: 20 GB of free space for a full run."""
     repeats: int = 2
     """Builds per measurement; the fastest counts."""
+    parts: tuple[Literal["pool", "growth", "giant"], ...] = ("pool", "growth", "giant")
+    """What to measure."""
 
 
 @dataclass(frozen=True)
@@ -64,59 +68,67 @@ SMALL = Sizes(bars=4_000, symbols=6, few=2, many=8, short_bars=2_000)
 
 
 def main(arguments: Arguments) -> int:
-    """Run all measurements, print the table of ratios."""
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as place:
-        rows = _measure(Path(place), SMALL if arguments.small else Sizes(), arguments.repeats)
-    table = pd.DataFrame(rows, columns=["what", "measured", "bar"])
-    sys.stdout.write(f"{table.to_string(index=False)}\n")
+    """Run the measurements and print each ratio as it is known."""
+    sizes = SMALL if arguments.small else Sizes()
+    measures = {"pool": _against_pool, "growth": _growth, "giant": _giant}
+    for part in arguments.parts:
+        with tempfile.TemporaryDirectory(dir=arguments.folder) as place:
+            for row in measures[part](Path(place), sizes, arguments.repeats):
+                sys.stdout.write("{:<75} {:>10}   {}\n".format(*row))
+                sys.stdout.flush()
     return 0
 
 
-def _measure(place: Path, sizes: Sizes, repeats: int) -> list[tuple[str, str, str]]:
-    equal = _market_lake(place / "equal", [sizes.bars] * sizes.symbols)
+def _against_pool(place: Path, sizes: Sizes, repeats: int) -> Iterator[Row]:
+    """Compare the same items run by a pool of processes and by Ray Data."""
+    lake = _market_lake(place / "lake", [sizes.bars] * sizes.symbols)
     with _pool() as run_on_pool:
-        pool, _ = _best(equal, place, run_on_pool, repeats)
+        pool, _ = _best(lake, place, run_on_pool, repeats)
+    yield f"pool of {CORES} processes, {sizes.symbols} symbols x {sizes.bars} bars", f"{pool:.1f} s", ""
     with cluster(num_cpus=CORES):
-        cold, _ = _best(equal, place, run_on_ray, 1)
-        warm, _ = _best(equal, place, run_on_ray, repeats)
-        rows = [
-            (f"pool of {CORES} processes, {sizes.symbols} symbols x {sizes.bars} bars", f"{pool:.1f} s", ""),
-            ("Ray Data on a cold cluster / pool", f"{cold / pool:.2f}", "<= 1.30"),
-            ("Ray Data on a warm cluster / pool", f"{warm / pool:.2f}", "<= 1.30"),
-        ]
-        rows += _growth(place, sizes, repeats)
-        rows += _giant(place, sizes, repeats)
-    return rows
+        cold, _ = _best(lake, place, run_on_ray, 1)
+        yield "Ray Data on a cold cluster / pool", f"{cold / pool:.2f}", "<= 1.30"
+        warm, _ = _best(lake, place, run_on_ray, repeats)
+        yield "Ray Data on a warm cluster / pool", f"{warm / pool:.2f}", "<= 1.30"
 
 
-def _growth(place: Path, sizes: Sizes, repeats: int) -> list[tuple[str, str, str]]:
+def _growth(place: Path, sizes: Sizes, repeats: int) -> Iterator[Row]:
     """Compare the cost per row of few and of many symbols."""
     cost = {}
-    for count in (sizes.few, sizes.many):
-        lake = _market_lake(place / f"of_{count}", [sizes.bars] * count)
-        seconds, rows = _best(lake, place, run_on_ray, repeats)
-        cost[count] = seconds / rows
-        shutil.rmtree(lake)
-    ratio = cost[sizes.many] / cost[sizes.few]
-    label = f"cost per row, {sizes.many} symbols / {sizes.few} symbols"
-    return [
-        (f"cost per row of {sizes.few} symbols", f"{1e6 * cost[sizes.few]:.2f} us", ""),
-        (label, f"{ratio:.2f}", "0.85 to 1.15"),
-    ]
+    with cluster(num_cpus=CORES):
+        for count in (sizes.few, sizes.many):
+            lake = _market_lake(place / f"of_{count}", [sizes.bars] * count)
+            if not cost:
+                _best(lake, place, run_on_ray, 1)  # workers import the library
+            seconds, rows = _best(lake, place, run_on_ray, repeats)
+            cost[count] = seconds / rows
+            yield f"cost per row of {count} symbols", f"{1e6 * cost[count]:.2f} us", ""
+    yield (
+        f"cost per row, {sizes.many} symbols / {sizes.few} symbols",
+        f"{cost[sizes.many] / cost[sizes.few]:.2f}",
+        "0.85 to 1.15",
+    )
 
 
-def _giant(place: Path, sizes: Sizes, repeats: int) -> list[tuple[str, str, str]]:
-    """Compare the cost per row with one symbol of `GIANT` times the bars of the others, and without it."""
+def _giant(place: Path, sizes: Sizes, repeats: int) -> Iterator[Row]:
+    """Compare the cost per row of equal symbols, and of as many rows of which one symbol has `GIANT` times the share."""
     others = [sizes.short_bars] * GIANT
-    level = _market_lake(place / "level", others * 2)
-    with_giant = _market_lake(place / "giant", [GIANT * sizes.short_bars, *others])
-    costs = [seconds / rows for seconds, rows in (_best(lake, place, run_on_ray, repeats) for lake in (level, with_giant))]
-    label = f"cost per row, {GIANT} symbols and one {GIANT} times larger / {2 * GIANT} equal symbols"
-    return [(label, f"{costs[1] / costs[0]:.2f}", "<= 1.15")]
+    lakes = [
+        _market_lake(place / "level", others * 2),
+        _market_lake(place / "giant", [GIANT * sizes.short_bars, *others]),
+    ]
+    with cluster(num_cpus=CORES):
+        _best(lakes[0], place, run_on_ray, 1)  # workers import the library
+        costs = [seconds / rows for seconds, rows in (_best(lake, place, run_on_ray, repeats) for lake in lakes)]
+    yield (
+        f"cost per row, {GIANT} symbols and one {GIANT} times larger / {2 * GIANT} equal symbols",
+        f"{costs[1] / costs[0]:.2f}",
+        "<= 1.15",
+    )
 
 
 def _best(lake: Path, place: Path, run: RunItems, repeats: int) -> tuple[float, int]:
-    """Return the fewest seconds of several whole builds, and the number of rows of one symbol's kind that each wrote."""
+    """Return the fewest seconds of several whole builds, and the number of rows of symbols' own features that each wrote."""
     engineer, seconds, rows = AdvancedFeatureEngineer(), [], 0
     for _ in range(repeats):
         out = place / "features"
