@@ -17,6 +17,7 @@ from cryptoml.models.selection import masked_softmax
 __all__ = ["GraphAttentionLayer", "GraphAttentionNetwork", "sparsemax"]
 
 _LEAKY_SLOPE = 0.2
+_LARGE = 1 << 20
 
 
 def sparsemax(scores: Float[Tensor, "*lead item"], mask: Bool[Tensor, "*lead item"]) -> Float[Tensor, "*lead item"]:
@@ -120,6 +121,8 @@ class GraphAttentionLayer(nn.Module):
 
     def project(self, x: Float[Tensor, "batch node feature"]) -> tuple[Tensor, Tensor]:
         """Return source and target projections `[batch, node, head, width]`."""
+        if self.training and self.dropout.p > 0 and _mostly_zero(x):
+            x = x.to_sparse()
         dropped = _dropped_entries(x, self.dropout) if x.is_sparse else self.dropout(x)
         source = self._heads(self.source, dropped)
         return source, source if self.target is None else self._heads(self.target, dropped)
@@ -197,6 +200,13 @@ class GraphAttentionLayer(nn.Module):
 def _glorot(weight: Tensor, fans: int) -> None:
     bound = math.sqrt(6.0 / fans)
     nn.init.uniform_(weight, -bound, bound)
+
+
+def _mostly_zero(x: Tensor) -> bool:
+    """Whether a large constant input is nearly all 0, as bags of words are: dropping its entries alone is then far cheaper."""
+    if x.is_sparse or x.requires_grad or x.numel() < _LARGE or torch.compiler.is_compiling():
+        return False
+    return int(torch.count_nonzero(x)) * 10 < x.numel()
 
 
 def _dropped_entries(x: Tensor, dropout: nn.Dropout) -> Tensor:

@@ -91,6 +91,18 @@ def test_sparse_features_give_what_dense_ones_do() -> None:
     assert torch.allclose(*slopes, atol=1e-5)
 
 
+def test_large_bags_of_words_drop_their_entries_alone() -> None:
+    torch.manual_seed(0)
+    layer, x = GraphAttentionLayer(1100, 6, 3, dropout=0.5), torch.zeros(1, 1000, 1100)
+    x[0, :, ::50] = 1.0
+    edges = torch.arange(1000).expand(2, 1000)
+    outs = []
+    for features in (x, x.to_sparse()):
+        torch.manual_seed(1)
+        outs.append(layer(features, edge_index=edges)[0])
+    assert torch.equal(*outs)
+
+
 @pytest.mark.parametrize("sparse", [False, True])
 def test_dropout_keeps_the_mean_and_spares_evaluation(sparse: bool) -> None:
     """Features, projections and normalised attention drop apart; each keeps its expectation."""
