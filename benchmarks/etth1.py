@@ -37,7 +37,7 @@ def read_etth1(path: str | Path) -> pd.DataFrame:
     frame = pd.read_csv(path, parse_dates=["date"]).iloc[: TEST.stop]
     values = frame[list(COLUMNS)].to_numpy(dtype=np.float32)
     scaled = (values - values[TRAIN].mean(0)) / values[TRAIN].std(0)
-    phases = {"hour": frame["date"].dt.hour / 24, "weekday": frame["date"].dt.dayofweek / 7}
+    phases = {"hour": frame["date"].dt.hour / 24, "weekday": frame["date"].dt.day_of_week / 7}
     turns = {name: 2 * np.pi * phase.to_numpy(dtype=np.float32) for name, phase in phases.items()}
     calendar = {f"{name}_{wave.__name__}": wave(turn) for name, turn in turns.items() for wave in (np.sin, np.cos)}
     return pd.DataFrame({"date": frame["date"], **dict(zip(COLUMNS, scaled.T, strict=True)), **calendar})
