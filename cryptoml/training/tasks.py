@@ -135,14 +135,17 @@ class MarketTaskSampler:
         self.random = np.random.default_rng(seed)
 
     def draw(self, tasks: int) -> list[MarketTask]:
-        """Draw tasks: each a random period, and random early and late origins within it.
+        """Draw tasks: each a random regime, a random period of it, and random early and late origins within that.
+
+        Regimes are equally likely, so that rare ones, often the short trends, are learned too.
 
         Raises:
             ValueError: `tasks` is below 1.
         """
         if tasks < 1:
             raise ValueError(f"tasks must be at least 1, was {tasks}")
-        return [self._task(*self.periods[index]) for index in self.random.integers(len(self.periods), size=tasks)]
+        regimes = self.random.choice(sorted(self.periods), size=tasks).tolist()
+        return [self._task(*self.periods[regime][self.random.integers(len(self.periods[regime]))]) for regime in regimes]
 
     def gather(self, tasks: Sequence[MarketTask]) -> TaskBatch:
         """Copy the windows and labels of some tasks."""
@@ -155,12 +158,15 @@ class MarketTaskSampler:
 
     def _long_enough(
         self, regime: Int[np.ndarray, "asset time"], periods: Sequence[RegimePeriod]
-    ) -> list[tuple[RegimePeriod, Int[np.ndarray, " origin"]]]:
-        """Periods that hold a task, each with its origins."""
-        origins = [
-            period.start + np.flatnonzero(regime[period.asset, period.start : period.stop] == period.regime) for period in periods
-        ]
-        return [(period, bars) for period, bars in zip(periods, origins, strict=True) if len(self._cuts(bars))]
+    ) -> dict[int, list[tuple[RegimePeriod, Int[np.ndarray, " origin"]]]]:
+        """Periods that hold a task, each with its origins, by regime."""
+        kept: dict[int, list[tuple[RegimePeriod, Int[np.ndarray, " origin"]]]] = {}
+        for period in periods:
+            inside = regime[period.asset, period.start : period.stop] == period.regime
+            origins = period.start + np.flatnonzero(inside)
+            if len(self._cuts(origins)):
+                kept.setdefault(period.regime, []).append((period, origins))
+        return kept
 
     def _cuts(self, origins: Int[np.ndarray, " origin"]) -> Int[np.ndarray, " cut"]:
         """First query candidate for each place where support may begin, as indices of `origins`."""

@@ -72,6 +72,15 @@ def test_periods_by_hand():
     ]
 
 
+def test_rare_regimes_are_drawn_as_often_as_common_ones(market):
+    features, targets = market
+    regime = np.where(np.arange(NUM_BARS) < 360, 2, 0).astype(np.int8) * np.ones((2, 1), np.int8)
+    sampler = MarketTaskSampler(features, replace(targets, regime=regime), (0, NUM_BARS), TARGETS, SMALL)
+    drawn = np.bincount([task.period.regime for task in sampler.draw(1000)], minlength=3)
+    assert drawn[1] == 0
+    assert abs(int(drawn[0]) - int(drawn[2])) < 150
+
+
 def test_windows_and_labels_are_those_of_the_origins(market):
     features, targets = market
     sampler = MarketTaskSampler(features, with_regimes(targets, 1, 0.01), (50, 390), TARGETS, SMALL)
