@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cryptoml.models.inputs import holds_nan
 from cryptoml.models.layers import GatedSkip
 from cryptoml.models.selection import masked_softmax
 
@@ -273,7 +274,7 @@ class GraphAttentionNetwork(nn.Module):
         """Mix assets.
 
         Args:
-            features: per asset.
+            features: per asset; NaN only where `present` is False.
             adj_matrix: `[asset, asset]` or batched, row attends to column where not 0; None learns a sparse graph.
             present: False for absent assets, which influence nothing and attend to nothing.
 
@@ -281,10 +282,10 @@ class GraphAttentionNetwork(nn.Module):
             Asset states, and the graph: attention averaged over heads, 0 on masked edges, rows of present assets sum to 1.
 
         Raises:
-            ValueError: shapes that do not fit the network.
+            ValueError: shapes that do not fit the network, or NaN without `present`.
         """
         allowed = self._allowed(features, adj_matrix, present)
-        nodes = self.input(features)
+        nodes = self.input(_filled(features, present))
         source, target = self.layer.project(nodes + self.asset)
         scores = self.layer.scores(source, target) + self._pair_scores()
         normalise = sparsemax if adj_matrix is None else masked_softmax
@@ -295,7 +296,7 @@ class GraphAttentionNetwork(nn.Module):
     def edge_scores(self, features: Float[Tensor, "batch asset feature"]) -> Float[Tensor, "batch asset asset2"]:
         """Score in (0, 1) of each possible edge, row follower, column leader, before any sparsity."""
         self._allowed(features, None, None)
-        source, target = self.layer.project(self.input(features) + self.asset)
+        source, target = self.layer.project(self.input(_filled(features, None)) + self.asset)
         return torch.sigmoid((self.layer.scores(source, target) + self._pair_scores()).mean(dim=1))
 
     def _pair_scores(self) -> Float[Tensor, "head asset asset2"]:
@@ -321,3 +322,12 @@ class GraphAttentionNetwork(nn.Module):
                 raise ValueError(f"present must have shape {list(shape[:2])}, was {list(present.shape)}")
             allowed = allowed & present[:, None, :] & present[:, :, None]
         return allowed
+
+
+def _filled(features: Float[Tensor, "batch asset feature"], present: Tensor | None) -> Float[Tensor, "batch asset feature"]:
+    """Set what absent assets lack to 0, for 0 times NaN is NaN."""
+    if present is not None:
+        return torch.where(present[..., None] | ~features.isnan(), features, 0.0)
+    if holds_nan(features):
+        raise ValueError(f"features of shape {list(features.shape)} holds NaN: pass present, False where an asset is absent")
+    return features

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["clean_inputs", "complete_inputs", "refuse_input"]
+__all__ = ["clean_inputs", "complete_inputs", "holds_nan", "refuse_input"]
 
 
 def clean_inputs(
@@ -33,7 +33,7 @@ def clean_inputs(
     if 0 in shape[1:]:
         raise ValueError(f"{name} must hold at least one bar, had shape {list(shape)}")
     if mask is None:
-        if not torch.compiler.is_compiling() and _holds_nan(values):
+        if holds_nan(values):
             raise ValueError(f"{name} of shape {list(shape)} holds NaN: pass mask, a boolean of that shape, False where missing")
         return values, torch.ones_like(values, dtype=torch.bool)
     if mask.dtype != torch.bool:
@@ -54,7 +54,7 @@ def complete_inputs(values: Tensor | None, *shapes: tuple[int, ...], name: str) 
     if values is None or tuple(values.shape) not in shapes:
         expected = " or ".join(str(list(shape)) for shape in shapes)
         raise ValueError(f"{name} must have shape {expected}, was {None if values is None else list(values.shape)}")
-    if not torch.compiler.is_compiling() and _holds_nan(values):
+    if holds_nan(values):
         raise ValueError(f"{name} of shape {list(values.shape)} holds NaN, but must be complete")
     return values
 
@@ -65,7 +65,10 @@ def refuse_input(values: Tensor | None, *, name: str, setting: str) -> None:
         raise ValueError(f"{name} must be None for a model without {setting}, had shape {list(values.shape)}")
 
 
-def _holds_nan(values: Tensor) -> bool:
+def holds_nan(values: Tensor) -> bool:
+    """Whether eager values hold NaN; not asked of values that are being compiled or mapped."""
+    if torch.compiler.is_compiling():
+        return False
     try:
         return bool(torch.isnan(values).any())
     except RuntimeError:  # under torch.func.vmap a tensor has no truth value

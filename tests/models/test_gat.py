@@ -224,3 +224,16 @@ def test_network_names_bad_inputs() -> None:
     ):
         with pytest.raises(ValueError, match=words):
             call()
+
+
+def test_absent_assets_may_hold_nan_and_present_ones_must_not() -> None:
+    torch.manual_seed(0)
+    network, features = GraphAttentionNetwork(3, 4, 8, 2).eval(), torch.randn(2, 3, 4)
+    present = torch.tensor([[True, False, True]]).expand(2, 3)
+    holed = torch.where(present[..., None], features, torch.nan)
+    expected, got = network(features, present=present)[0], network(holed, present=present)[0]
+    assert torch.equal(expected[:, [0, 2]], got[:, [0, 2]])
+    with pytest.raises(ValueError, match=r"features of shape \[2, 3, 4\] holds NaN: pass present"):
+        network(holed)
+    with pytest.raises(ValueError, match=r"features of shape \[2, 3, 4\] holds NaN"):
+        network.edge_scores(holed)
