@@ -41,7 +41,6 @@ from cryptoml.features.scaling import FeatureScaler
 from cryptoml.features.targets import Targets, make_targets
 from cryptoml.models.bundle import Bundle, save_bundle
 from cryptoml.models.ensemble import Ensemble, Predictions
-from cryptoml.models.forecaster import Forecaster
 from cryptoml.training.fold import ScaledFold, calibrated, forecast_member, forecast_test, scale_fold
 from cryptoml.training.member import CONTROL, FittedMember, FoldData, MemberTask, fit_member, load_fitted, save_fitted
 from cryptoml.training.sweep import SweepConfig, SweepTrial, apply_parameters, best_parameters, loop_parameters, run_sweep
