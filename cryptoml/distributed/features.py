@@ -6,13 +6,12 @@ ranges. By the feature contract the result equals the plain one for any chunk si
 """
 
 from functools import partial
-from typing import Any
 
 import numpy as np
 import ray
-from tqdm import tqdm
 
 from cryptoml.data.panel import Panel
+from cryptoml.distributed.items import Row, map_items
 from cryptoml.errors import DataError
 from cryptoml.features.engineer import AdvancedFeatureEngineer, FeatureConfig, FeaturePanel
 from cryptoml.features.joins import bars_from_panel
@@ -23,7 +22,7 @@ __all__ = ["build_features", "work_items"]
 CHUNK_BARS = 50_000
 MARKET_CHUNK_CELLS = 250_000
 
-Item = dict[str, Any]
+Item = Row
 
 
 def work_items(panel: Panel, chunk_bars: int = CHUNK_BARS) -> list[Item]:
@@ -52,21 +51,23 @@ def build_features(panel: Panel, config: FeatureConfig, *, chunk_bars: int = CHU
     shared, own = ray.put(panel), len(engineer.features)
     items = work_items(panel, chunk_bars)
     values = np.full((panel.num_assets, panel.num_bars, len(engineer.names)), np.nan, dtype=np.float32)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    task = partial(_compute, shared=[shared], config=config)
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(task)
-    with tqdm(total=len(items), desc="features", unit="item", disable=None, leave=False) as bar:
-        for result in dataset.iter_rows():
-            if result["error"]:
-                raise DataError(f"features of {result['symbol'] or 'the cross-section'}: {result['error']}")
-            bars = slice(result["start"], result["stop"])
-            if result["row"] < 0:
-                values[:, bars, own:] = result["values"]
-            else:
-                values[result["row"], bars, :own] = result["values"]
-            bar.update()
+    left = {(item["row"], item["start"]): item for item in items}
+    for result in map_items(partial(_compute, shared=[shared], config=config), items, "features"):
+        if result["error"]:
+            raise DataError(f"features of {_named(result)}: {result['error']}")
+        bars = slice(result["start"], result["stop"])
+        if result["row"] < 0:
+            values[:, bars, own:] = result["values"]
+        else:
+            values[result["row"], bars, :own] = result["values"]
+        del left[result["row"], result["start"]]
+    if left:
+        raise DataError(f"features of {_named(next(iter(left.values())))}: the process that computed them kept dying")
     return FeaturePanel(values, engineer.names, panel.symbols, panel.timestamps, panel.timeframe)
+
+
+def _named(item: Item) -> str:
+    return item["symbol"] or "the cross-section"
 
 
 def _compute(item: Item, shared: list[ray.ObjectRef], config: FeatureConfig) -> Item:
