@@ -26,6 +26,8 @@ __all__ = ["LiveFeatures"]
 
 FloatArray = NDArray[np.float64]
 MICROSECOND = pd.Timedelta(microseconds=1)
+RECENT_BARS = 256
+"""Bars that short lookbacks share among each other: long series cost more than they save."""
 
 
 class LiveFeatures:
@@ -106,11 +108,11 @@ class LiveFeatures:
             raise DataError("live features need at least one bar, buffer was empty")
         row = np.full(len(self._features), np.nan)
         ready = self._ready()
-        stamps = pd.DatetimeIndex(self._buffer.stamps.view("datetime64[us]")).tz_localize("UTC")
-        bars = Bars(stamps, self.timeframe, dict(zip(self._columns, self._buffer.rows, strict=True)))
+        bars = self._bars(self._buffer.length)
+        recent = self._bars(RECENT_BARS)
         with np.errstate(all="ignore"):
             for lookback, members in self._groups:
-                tail = TailBars(bars, lookback)
+                tail = TailBars(recent if lookback <= RECENT_BARS else bars, lookback)
                 for index in members:
                     if ready[index]:
                         one = self._features[index]
@@ -118,6 +120,10 @@ class LiveFeatures:
             values = row.astype(np.float32)
         values[~np.isfinite(values)] = np.nan
         return pd.Series(values, index=self.names, name=self.timestamp)
+
+    def _bars(self, length: int) -> Bars:
+        stamps = pd.DatetimeIndex(self._buffer.stamps[-length:].view("datetime64[us]")).tz_localize("UTC")
+        return Bars(stamps, self.timeframe, dict(zip(self._columns, self._buffer.rows[:, -length:], strict=True)))
 
     def _ready(self) -> list[bool]:
         """Tell for each feature whether its inputs have been present for long enough; see `Feature.__call__`."""

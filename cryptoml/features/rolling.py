@@ -54,7 +54,7 @@ Folds = dict[int, Any]
 
 FORGOTTEN = 1e-8
 """Share of an exponential average's weight that may lie beyond its declared window."""
-FEW_PRODUCTS = 32_768
+FEW_PRODUCTS = 131_072
 """Products up to which weighing every window on its own costs less than folding."""
 FEW_WINDOWS = 3
 """Windows up to which moments of every window on its own cost less than folding."""
