@@ -58,7 +58,8 @@ class MetaLearningMAML(nn.Module):
         step_weights: Weight of the query loss after each inner step (Antoniou et al. 2019, eq. 3); by default only the
             loss after the last one counts, as in Finn et al. 2017.
         compiled: Trace and compile the meta-gradient, once per shape of the meta-batch, for `outer_step`: several times as
-            fast on small networks after a minute or so of compiling. It needs a base that vmap takes.
+            fast on small networks after a minute or so of compiling. It needs a base that vmap takes, and the same loss
+            function object in every step.
 
     Raises:
         ValueError: A rate or number of steps that is not positive, weights that do not fit the steps, or a base without
@@ -90,7 +91,7 @@ class MetaLearningMAML(nn.Module):
         self.names = tuple(trained_parameters(base_model))
         if not self.names:
             raise ValueError("base_model must have trainable parameters, had none")
-        self.step_weights = _checked_weights(step_weights, num_inner_steps)
+        self.step_weights = None if step_weights is None else _checked_weights(step_weights, num_inner_steps)
         rates = torch.full((len(self.names),), math.log(inner_lr))
         self.log_rates = nn.Parameter(rates) if learned_rates else None
         self.recurrent = has_recurrence(base_model)
@@ -218,7 +219,7 @@ class MetaLearningMAML(nn.Module):
         rates = self._rates(learned.get("log_rates"))
         gradient = grad(lambda weights: loss_fn(call_with(self.base_model, weights, x), y))
         losses = []
-        for weight in self.step_weights:
+        for weight in self.step_weights or _last_only(self.num_inner_steps):
             slopes = gradient(parameters)
             if self.first_order:
                 slopes = {name: slope.detach() for name, slope in slopes.items()}
@@ -262,9 +263,11 @@ class MetaLearningMAML(nn.Module):
             yield
 
 
-def _checked_weights(weights: Sequence[float] | None, steps: int) -> tuple[float, ...]:
-    if weights is None:
-        return (0.0,) * (steps - 1) + (1.0,)
+def _last_only(steps: int) -> tuple[float, ...]:
+    return (0.0,) * (steps - 1) + (1.0,)
+
+
+def _checked_weights(weights: Sequence[float], steps: int) -> tuple[float, ...]:
     if len(weights) != steps or min(weights) < 0 or max(weights) == 0:
         raise ValueError(f"step_weights must hold {steps} weights from 0, not all 0, were {tuple(weights)}")
     return tuple(weights)
