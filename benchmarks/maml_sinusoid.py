@@ -9,7 +9,7 @@ Amplitude in [0.1, 5], phase in [0, pi], x in [-5, 5]; two hidden layers of 40 R
 import math
 import time
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import tyro
@@ -25,7 +25,7 @@ from cryptoml.training.maml import MetaLearningMAML
 __all__ = ["SinusoidArguments", "errors_by_step", "main", "speed_up", "train"]
 
 META_BATCH, SHOTS, INNER_LR, META_LR = 25, 10, 0.01, 1e-3
-STEP_WEIGHTS = (0.5, 0.0, 0.0, 0.0, 0.5)
+STEP_WEIGHTS = (0.8, 0.0, 0.2)
 SAMPLED_AT_ONCE = 500
 
 
@@ -37,8 +37,10 @@ class SinusoidArguments:
     """
 
     seconds: float = 240.0
-    """Wall time of meta-training, compiling included."""
-    iterations: int = 60_000
+    """Time of meta-training, compiling included."""
+    clock: Literal["wall", "cpu"] = "wall"
+    """cpu counts this process's own time instead, for machines that others keep busy."""
+    iterations: int = 150_000
     """Meta-batches at most."""
     tasks: int = 2000
     """New tasks to test on."""
@@ -78,7 +80,8 @@ def network() -> nn.Module:
 
 def train(arguments: SinusoidArguments) -> tuple[MetaLearningMAML, int]:
     """Meta-train within the budget; returns the learner and how many meta-batches it saw."""
-    began = time.perf_counter()
+    clock = time.process_time if arguments.clock == "cpu" else time.perf_counter
+    began = clock()
     torch.manual_seed(arguments.seed)
     learner = MetaLearningMAML(
         network(),
@@ -91,7 +94,7 @@ def train(arguments: SinusoidArguments) -> tuple[MetaLearningMAML, int]:
     optimizer = torch.optim.Adam(learner.parameters(), META_LR, fused=True)
     generator = torch.Generator().manual_seed(arguments.seed)
     for iteration in range(arguments.iterations):
-        spent = max((time.perf_counter() - began) / arguments.seconds, iteration / arguments.iterations)
+        spent = max((clock() - began) / arguments.seconds, iteration / arguments.iterations)
         if spent >= 1:
             return learner, iteration
         if iteration % SAMPLED_AT_ONCE == 0:
@@ -148,7 +151,7 @@ def main(arguments: SinusoidArguments) -> int:
     ]
     least = None if arguments.quick else 5.0
     bars.append(Bar("speed of vmap over a loop", speed_up(3 if arguments.quick else 20), least=least, note="25 tasks"))
-    return report(f"MAML on sinusoids, K = 10, {iterations} meta-batches in at most {arguments.seconds:g} s", bars)
+    return report(f"MAML on sinusoids, K = 10, {iterations} meta-batches in {arguments.seconds:g} s ({arguments.clock})", bars)
 
 
 if __name__ == "__main__":
