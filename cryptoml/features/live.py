@@ -26,6 +26,7 @@ __all__ = ["LiveFeatures"]
 
 FloatArray = NDArray[np.float64]
 MICROSECOND = pd.Timedelta(microseconds=1)
+NEVER_BROKEN = np.iinfo(np.int64).max
 RECENT_BARS = 256
 """Bars that short lookbacks share among each other: long series cost more than they save."""
 
@@ -48,6 +49,11 @@ class LiveFeatures:
         inputs = {name for one in features for name in one.inputs}
         self._columns = {name: row for row, name in enumerate((*CANDLE_FIELDS, *sorted(inputs - set(CANDLE_FIELDS))))}
         self._buffer = _Buffer(len(self._columns), max((one.lookback for one in features), default=1))
+        kinds = list({one.inputs: None for one in features})
+        self._inputs_of = [[self._columns[name] for name in kind] for kind in kinds]
+        self._inputs_at = np.array([kinds.index(one.inputs) for one in features], dtype=np.int64)
+        self._input_runs = np.array([one.input_run or one.lookback for one in features])
+        self._close_runs = np.array([one.lookback if one.input_run else 1 for one in features])
         self._inputs = LiveInputs(timeframe, history)
         self._fill(bars_from_panel(history, history.symbols[0]))
 
@@ -108,8 +114,8 @@ class LiveFeatures:
             raise DataError("live features need at least one bar, buffer was empty")
         row = np.full(len(self._features), np.nan)
         ready = self._ready()
-        bars = self._bars(self._buffer.length)
-        recent = self._bars(RECENT_BARS)
+        stamps = pd.DatetimeIndex(self._buffer.stamps.view("datetime64[us]")).tz_localize("UTC")
+        bars, recent = (self._bars(stamps, length) for length in (self._buffer.length, RECENT_BARS))
         with np.errstate(all="ignore"):
             for lookback, members in self._groups:
                 tail = TailBars(recent if lookback <= RECENT_BARS else bars, lookback)
@@ -121,21 +127,15 @@ class LiveFeatures:
         values[~np.isfinite(values)] = np.nan
         return pd.Series(values, index=self.names, name=self.timestamp)
 
-    def _bars(self, length: int) -> Bars:
-        stamps = pd.DatetimeIndex(self._buffer.stamps[-length:].view("datetime64[us]")).tz_localize("UTC")
-        return Bars(stamps, self.timeframe, dict(zip(self._columns, self._buffer.rows[:, -length:], strict=True)))
+    def _bars(self, stamps: pd.DatetimeIndex, length: int) -> Bars:
+        return Bars(stamps[-length:], self.timeframe, dict(zip(self._columns, self._buffer.rows[:, -length:], strict=True)))
 
     def _ready(self) -> list[bool]:
         """Tell for each feature whether its inputs have been present for long enough; see `Feature.__call__`."""
-        runs = dict(zip(self._columns, self._buffer.runs.tolist(), strict=True))
-        closes = runs["close"]
-        shared = {
-            inputs: min((runs[name] for name in inputs), default=closes) for inputs in {one.inputs for one in self._features}
-        }
-        return [
-            shared[one.inputs] >= (one.input_run or one.lookback) and closes >= (one.lookback if one.input_run else 1)
-            for one in self._features
-        ]
+        runs = self._buffer.runs
+        shared = np.array([runs[rows].min(initial=NEVER_BROKEN) for rows in self._inputs_of])
+        closes = runs[self._columns["close"]]
+        return ((shared[self._inputs_at] >= self._input_runs) & (closes >= self._close_runs)).tolist()
 
     def _open(self, bar: Mapping[str, Any] | pd.Series) -> int:
         """Return the bar's open in microseconds, checked against the last."""

@@ -54,10 +54,8 @@ Folds = dict[int, Any]
 
 FORGOTTEN = 1e-8
 """Share of an exponential average's weight that may lie beyond its declared window."""
-FEW_PRODUCTS = 131_072
-"""Products up to which weighing every window on its own costs less than folding."""
 FEW_WINDOWS = 3
-"""Windows up to which moments of every window on its own cost less than folding."""
+"""Windows up to which working each out on its own costs less than folding."""
 
 
 def _fold(state: State, window: int, merge: Merge) -> State:
@@ -177,23 +175,18 @@ def ema(values: FloatArray, decay: float, window: int | None = None) -> FloatArr
         return _merge_mean(recent, older, old_weight / (1.0 - decay**n + old_weight))
 
     window = window or ema_window(decay)
-    outputs = values.shape[-1] - window + 1
-    if values.ndim == 1 and 0 < outputs * window <= FEW_PRODUCTS:
-        return _aligned(_weighted(values, _ema_weights(decay, window)), values)
+    if _few_windows(values, window):
+        weights = _ema_weights(decay, window)
+        few = [pane[-1] + weights.dot(pane - pane[-1]) for pane in _panes(values, window)]
+        return _aligned(np.array(few), values)
     return _roll(values, window, merge, None)
 
 
 @lru_cache(maxsize=256)
 def _ema_weights(decay: float, window: int) -> FloatArray:
-    """Return the weights of an exponential average, the newest bar's first."""
-    weights = decay ** np.arange(window)
+    """Return the weights of an exponential average, the oldest bar's first."""
+    weights = decay ** np.arange(window)[::-1]
     return weights / weights.sum()
-
-
-def _weighted(values: FloatArray, weights: FloatArray) -> FloatArray:
-    """Return the weighted means of the few windows of a short series, exact where a window is constant."""
-    anchor = values[-1] if np.isfinite(values[-1]) else 0.0
-    return anchor + np.convolve(values - anchor, weights, "valid")
 
 
 def span_window(span: int) -> int:
@@ -236,11 +229,14 @@ def _few_windows(values: FloatArray, window: int) -> bool:
     return values.ndim == 1 and 0 < len(values) - window + 1 <= FEW_WINDOWS
 
 
+def _panes(values: FloatArray, window: int) -> list[FloatArray]:
+    return [values[start : start + window] for start in range(len(values) - window + 1)]
+
+
 def _deviations(values: FloatArray, window: int) -> list[tuple[float, FloatArray]]:
     """Return the mean of each of a few windows, and its bars' deviations; exactly zero where the window is constant."""
     found = []
-    for start in range(len(values) - window + 1):
-        pane = values[start : start + window]
+    for pane in _panes(values, window):
         between = pane - pane[-1]
         mean = between.sum() / window
         between -= mean
