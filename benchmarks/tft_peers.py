@@ -29,8 +29,8 @@ from cryptoml.training.losses import pinball_loss
 
 __all__ = ["PeersArguments", "Series", "main", "pinball", "prepare", "train"]
 
-CHUNK, BATCH, RATE, DROPOUT = 288, 8, 2e-3, 0.2
-"""Bars of a chunk, chunks of a step, learning rate at the start (it falls to 0), and the fraction dropped."""
+CHUNK, BATCH, RATE, DROPOUT = 120, 4, 5e-3, 0.1
+"""Bars of a chunk, chunks of a step, learning rate at the start (it falls to 0), and the fraction dropped: the best of a few by validation loss."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,11 @@ class Series:
     def forecast(
         self, model: TemporalFusionTransformer, first: Int[Tensor, " chunk"], bars: int, skipped: int
     ) -> Float[Tensor, "chunk origin horizon quantile"]:
-        """Forecast from every bar of chunks that begin at `first`, but the `skipped` ones that lack history."""
-        rows = first[:, None] + torch.arange(bars + etth1.HORIZON)
+        """Forecast from the bars of chunks that begin at `first`, but the `skipped` ones that lack history.
+
+        Where a chunk runs beyond the end of the series, the last row stands in.
+        """
+        rows = (first[:, None] + torch.arange(bars + etth1.HORIZON)).clamp(max=len(self.level) - 1)
         changes = model.dense(self.inputs[rows[:, :bars]], known_future=self.known[rows], first_origin=skipped)
         level, scale = (part[rows[:, skipped:bars], None, None] for part in (self.level, self.scale))
         return level + scale * changes
@@ -129,10 +132,11 @@ def _step(model: TemporalFusionTransformer, optimizer: torch.optim.Optimizer, se
 
 @torch.no_grad()
 def pinball(model: TemporalFusionTransformer, series: Series, rows: slice) -> float:
-    """Pinball loss over every window of HORIZON rows within `rows`, each forecast from the bars before it."""
-    start, skipped = rows.start - CHUNK, CHUNK - 1
-    forecast = series.forecast(model.eval(), torch.tensor([start]), rows.stop - etth1.HORIZON - start, skipped)
-    return etth1.pinball(series.level.numpy(), forecast[0].numpy(), rows)
+    """Pinball loss over every window of HORIZON rows within `rows`, forecast in chunks as in training."""
+    skipped, origins = etth1.HISTORY - 1, rows.stop - rows.start - etth1.HORIZON + 1
+    first = torch.arange(0, origins, CHUNK - skipped) + rows.start - 1 - skipped
+    forecast = series.forecast(model.eval(), first, CHUNK, skipped).flatten(0, 1)[:origins]
+    return etth1.pinball(series.level.numpy(), forecast.numpy(), rows)
 
 
 def main(arguments: PeersArguments) -> int:
