@@ -30,7 +30,10 @@ from cryptoml.training.losses import pinball_loss
 __all__ = ["PeersArguments", "Series", "main", "pinball", "prepare", "train"]
 
 CHUNK, BATCH, RATE, DROPOUT = 120, 4, 5e-3, 0.1
-"""Bars of a chunk, chunks of a step, learning rate at the start (it falls to 0), and the fraction dropped: the best of a few by validation loss."""
+"""Bars of a chunk, chunks of a step, learning rate at the start (it falls to 0), and the fraction dropped.
+
+The best of a few by validation loss.
+"""
 
 
 @dataclass(frozen=True)
