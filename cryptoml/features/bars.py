@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cryptoml.features.rolling import FOLD_OF, delay
+from cryptoml.features.rolling import FEW_WINDOWS, FOLD_OF, delay
 
 __all__ = ["Bars", "TailBars"]
 
@@ -196,9 +196,13 @@ class TailBars(Bars):
 
     def rolled(self, kernel: Callable[..., Any], series: str, *arguments: float) -> Any:
         """Return what the whole has rolled where that is shared with other windows, or else roll these few bars."""
-        if FOLD_OF.get(kernel, "moments") != "moments":
-            return self._whole.rolled(kernel, series, *arguments)[-self._length :]
-        return super().rolled(kernel, series, *arguments)
+        few = FOLD_OF.get(kernel) == "moments" and self._length - arguments[0] < FEW_WINDOWS
+        if kernel not in FOLD_OF or few:
+            return super().rolled(kernel, series, *arguments)
+        rolled = self._whole.rolled(kernel, series, *arguments)
+        if isinstance(rolled, tuple):
+            return tuple(part[-self._length :] for part in rolled)
+        return rolled[-self._length :]
 
     def _per_bar(self, name: str, compute: Callable[[], FloatArray]) -> FloatArray:
         return getattr(self._whole, name)[-self._length :]

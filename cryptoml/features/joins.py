@@ -17,9 +17,11 @@ from cryptoml.features.contract import Bars
 from cryptoml.features.onchain import METRIC_ALIASES, METRICS
 
 __all__ = [
+    "BOOK_LEVELS",
     "FUNDING_STALE",
     "ONCHAIN_STALE",
     "bars_from_panel",
+    "book_figures",
     "combine_premiums",
     "join_asof",
     "join_book",
@@ -129,15 +131,15 @@ def join_book(frame: pd.DataFrame | None, closes: IntArray, step: pd.Timedelta) 
     if frame is None or frame.empty or not len(closes):
         return {}
     bar, inside = _bar_of(frame, closes, step)
-    figures = _book_figures(frame)
+    figures = book_figures(*(_levels(frame[name]) for name in ("bid_prices", "bid_sizes", "ask_prices", "ask_sizes")))
     usable = inside & np.isfinite(figures["book_spread"]) & (figures["book_spread"] > 0)
     count = _bar_sum(bar[usable], np.ones(usable.sum()), len(closes))
     with np.errstate(invalid="ignore"):
         return {name: _bar_sum(bar[usable], values[usable], len(closes)) / count for name, values in figures.items()}
 
 
-def _book_figures(frame: pd.DataFrame) -> Columns:
-    bid_price, ask_price, bid, ask = (_levels(frame[name]) for name in ("bid_prices", "ask_prices", "bid_sizes", "ask_sizes"))
+def book_figures(bid_price: FloatArray, bid: FloatArray, ask_price: FloatArray, ask: FloatArray) -> Columns:
+    """Return the columns of snapshots given as prices and sizes `[snapshot, level]`, best level first, NaN below the last."""
     best_bid, best_ask = bid_price[:, 0], ask_price[:, 0]
     middle = (best_bid + best_ask) / 2.0
     with np.errstate(all="ignore"):

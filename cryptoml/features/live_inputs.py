@@ -12,15 +12,25 @@ from cryptoml.data.panel import Panel
 from cryptoml.data.schema import parse_timeframe
 from cryptoml.errors import DataError
 from cryptoml.features.joins import (
+    BOOK_LEVELS,
     FUNDING_STALE,
     ONCHAIN_STALE,
+    book_figures,
     combine_premiums,
     join_book,
     join_trades,
     venue_leg,
 )
 from cryptoml.features.onchain import METRIC_ALIASES, METRICS, OnChainMetrics
-from cryptoml.features.public_inputs import book_rows, check_reading, exchange_rows, onchain_rows, refuse_future, trade_rows
+from cryptoml.features.public_inputs import (
+    book_rows,
+    book_sides,
+    check_reading,
+    exchange_rows,
+    onchain_rows,
+    refuse_future,
+    trade_rows,
+)
 
 __all__ = ["LiveInputs", "Readings"]
 
@@ -55,7 +65,7 @@ class Readings:
 
     columns: Mapping[str, list[Row]]
     venues: Mapping[str, list[Row]]
-    book: pd.DataFrame | None
+    book: pd.DataFrame | Mapping[str, FloatArray] | None
     trades: pd.DataFrame | None
 
 
@@ -81,10 +91,11 @@ class LiveInputs:
         """
         label = pd.Timestamp(stamp, unit="us", tz="UTC")
         now = label + self._step
-        book = None if orderbook is None else book_rows(orderbook, now)
+        snapshot = isinstance(orderbook, Mapping)
+        book = None if orderbook is None else book_sides(orderbook) if snapshot else book_rows(orderbook, now)
         flow = None if trades is None else trade_rows(trades)
         for name, rows in (("orderbook", book), ("trades", flow)):
-            if rows is not None:
+            if isinstance(rows, pd.DataFrame):
                 refuse_future(pd.DatetimeIndex(rows["available_at"]), now, name)
         if not isinstance(cross_exchange or {}, Mapping):
             raise DataError(f"cross_exchange must map venues to prices or candles, was {type(cross_exchange).__name__}")
@@ -116,7 +127,9 @@ class LiveInputs:
         for venue, series in self._venues.items():
             premiums.setdefault(venue_leg(venue), []).append(self._premiums(series, closes, close_of))
         columns |= combine_premiums({leg: np.stack(parts) for leg, parts in premiums.items()})
-        return columns | join_book(readings.book, closes, self._step) | join_trades(readings.trades, closes, self._step)
+        book = readings.book
+        columns |= _snapshot(book, len(closes)) if isinstance(book, Mapping) else join_book(book, closes, self._step)
+        return columns | join_trades(readings.trades, closes, self._step)
 
     def _remember(self, readings: Readings) -> None:
         for name, rows in readings.columns.items():
@@ -149,6 +162,12 @@ class LiveInputs:
 
 def _chain_frame(onchain: Any, now: pd.Timestamp) -> pd.DataFrame | None:
     return None if onchain is None or isinstance(onchain, OnChainMetrics) else onchain_rows(onchain, now)
+
+
+def _snapshot(sides: Mapping[str, FloatArray], num_bars: int) -> dict[str, FloatArray]:
+    """Return the columns of one snapshot, which counts for the last of the new bars."""
+    figures = book_figures(*(side[None, : BOOK_LEVELS[-1]] for side in sides.values()))
+    return {name: np.concatenate([np.full(num_bars - 1, np.nan), value]) for name, value in figures.items()}
 
 
 def _reading(onchain: OnChainMetrics, close: int) -> dict[str, list[Row]]:

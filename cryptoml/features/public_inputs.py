@@ -19,6 +19,7 @@ from cryptoml.features.onchain import METRIC_ALIASES, METRICS, OnChainMetrics
 __all__ = [
     "REQUIRED",
     "book_rows",
+    "book_sides",
     "check_number",
     "exchange_rows",
     "onchain_rows",
@@ -179,7 +180,8 @@ def book_rows(orderbook: Any, now: pd.Timestamp) -> pd.DataFrame:
     if orderbook is None:
         return pd.DataFrame({name: [] for name in ("timestamp", "available_at", *BOOK_COLUMNS)})
     if isinstance(orderbook, Mapping):
-        frame = _snapshot(orderbook, now)
+        sides = book_sides(orderbook)
+        frame = pd.DataFrame({"timestamp": [now], "available_at": [now], **{name: [side] for name, side in sides.items()}})
     else:
         if not isinstance(orderbook, pd.DataFrame):
             raise DataError(f"orderbook must be a mapping of bids and asks or a DataFrame, was {type(orderbook).__name__}")
@@ -205,8 +207,13 @@ def trade_rows(trades: Any) -> pd.DataFrame:
     return pd.DataFrame({"available_at": available, "size": size, "is_buyer_taker": trades["is_buyer_taker"].to_numpy()})
 
 
-def _snapshot(book: Mapping[str, Any], now: pd.Timestamp) -> pd.DataFrame:
-    columns: dict[str, list[Any]] = {}
+def book_sides(book: Mapping[str, Any]) -> dict[str, NDArray[np.float64]]:
+    """Return the levels of a snapshot `{"bids": [[price, size], ...], "asks": ...}`, checked, by `BOOK_COLUMNS`.
+
+    Raises:
+        DataError: A side is absent, no pairs of numbers, empty, out of order or crossed.
+    """
+    columns: dict[str, NDArray[np.float64]] = {}
     for side in ("bid", "ask"):
         if f"{side}s" not in book:
             raise DataError(f"orderbook must have {side}s, keys were {list(book)}")
@@ -214,8 +221,9 @@ def _snapshot(book: Mapping[str, Any], now: pd.Timestamp) -> pd.DataFrame:
             levels = np.asarray(book[f"{side}s"], dtype=np.float64).reshape(-1, 2)
         except (TypeError, ValueError) as error:
             raise DataError(f"orderbook {side}s must be pairs of price and size, row 0 was {book[f'{side}s']!r}") from error
-        columns |= {f"{side}_prices": [levels[:, 0]], f"{side}_sizes": [levels[:, 1]]}
-    return pd.DataFrame({"timestamp": [now], "available_at": [now], **columns})
+        columns |= {f"{side}_prices": levels[:, 0], f"{side}_sizes": levels[:, 1]}
+    _check_book(0, *columns.values())
+    return columns
 
 
 def _check_book(row: int, *sides: Any) -> None:

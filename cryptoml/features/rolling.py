@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "FEW_WINDOWS",
     "FOLD_OF",
     "FORGOTTEN",
     "decay_of_halflife",

@@ -1,5 +1,7 @@
 """Volatility features: estimators annualised by the square root of bars per year (365 days), and their ratios."""
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,12 +35,11 @@ def lagged_comoment(bars: Bars, n: int) -> FloatArray:
     return bars.memo(("lagged", n), lambda: rolling_comoment(bars.log_return, delay(bars.log_return, 1), n))
 
 
-def _bars_per_year(bars: Bars) -> float:
-    return bars.memo("bars_per_year", lambda: bars_per_year(bars.timeframe))
+_bars_per_year = lru_cache(bars_per_year)
 
 
 def _annualised(bars: Bars, variance: FloatArray) -> FloatArray:
-    return np.sqrt(np.maximum(variance, 0.0) * _bars_per_year(bars))
+    return np.sqrt(np.maximum(variance, 0.0) * _bars_per_year(bars.timeframe))
 
 
 def close_volatility(bars: Bars, n: int) -> FloatArray:
@@ -54,7 +55,7 @@ def close_volatility(bars: Bars, n: int) -> FloatArray:
 )
 def historical(bars: Bars, n: int) -> FloatArray:
     """std_n(log return) sqrt(bars per year)"""
-    return close_volatility(bars, n) * np.sqrt(_bars_per_year(bars))
+    return close_volatility(bars, n) * np.sqrt(_bars_per_year(bars.timeframe))
 
 
 @feature("volatility", lookback=lambda n: n, params=RANGE_WINDOWS, inputs=("high", "low"), source="Parkinson 1980")
