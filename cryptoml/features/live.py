@@ -26,7 +26,6 @@ __all__ = ["LiveFeatures"]
 
 FloatArray = NDArray[np.float64]
 MICROSECOND = pd.Timedelta(microseconds=1)
-NEVER_BROKEN = np.iinfo(np.int64).max
 RECENT_BARS = 256
 """Bars that short lookbacks share among each other: long series cost more than they save."""
 
@@ -50,7 +49,9 @@ class LiveFeatures:
         self._columns = {name: row for row, name in enumerate((*CANDLE_FIELDS, *sorted(inputs - set(CANDLE_FIELDS))))}
         self._buffer = _Buffer(len(self._columns), max((one.lookback for one in features), default=1))
         kinds = list({one.inputs: None for one in features})
-        self._inputs_of = [[self._columns[name] for name in kind] for kind in kinds]
+        rows = [[self._columns[name] for name in kind or ("close",)] for kind in kinds]
+        self._inputs_of = np.array([row for kind in rows for row in kind], dtype=np.int64)
+        self._inputs_from = np.cumsum([0, *(len(kind) for kind in rows)])[:-1]
         self._inputs_at = np.array([kinds.index(one.inputs) for one in features], dtype=np.int64)
         self._input_runs = np.array([one.input_run or one.lookback for one in features])
         self._close_runs = np.array([one.lookback if one.input_run else 1 for one in features])
@@ -133,7 +134,7 @@ class LiveFeatures:
     def _ready(self) -> list[bool]:
         """Tell for each feature whether its inputs have been present for long enough; see `Feature.__call__`."""
         runs = self._buffer.runs
-        shared = np.array([runs[rows].min(initial=NEVER_BROKEN) for rows in self._inputs_of])
+        shared = np.minimum.reduceat(runs[self._inputs_of], self._inputs_from)
         closes = runs[self._columns["close"]]
         return ((shared[self._inputs_at] >= self._input_runs) & (closes >= self._close_runs)).tolist()
 

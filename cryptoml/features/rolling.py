@@ -55,7 +55,7 @@ Folds = dict[int, Any]
 
 FORGOTTEN = 1e-8
 """Share of an exponential average's weight that may lie beyond its declared window."""
-FEW_WINDOWS = 3
+FEW_WINDOWS = 6
 """Windows up to which working each out on its own costs less than folding."""
 
 
