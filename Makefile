@@ -11,7 +11,7 @@ ARGS ?=
 BUNDLE ?=
 PORT ?= 8000
 
-.PHONY: help run test test-all lint format bench serve clean
+.PHONY: help run test test-all lint format docs bench serve clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,10 +33,10 @@ run: $(VENV)/.installed  ## Run the main job: make run [DATA=folder|lake|synthet
 	$(BIN)/python -m jobs.run_pipeline --data $(DATA) --preset $(PRESET) --out $(OUT) $(ARGS)
 
 test: $(VENV)/.installed-dev  ## Run the quick tests (under 10 minutes on 2 cores)
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
 
 test-all: $(VENV)/.installed-dev  ## Run every test
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## Check format, style, types and the direction of imports
 	$(BIN)/ruff format --check .
@@ -47,6 +47,9 @@ lint: $(VENV)/.installed-dev  ## Check format, style, types and the direction of
 format: $(VENV)/.installed-dev  ## Format the code and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.installed  ## Write docs/features.md from the catalogue
+	$(BIN)/python -m cryptoml.features.catalogue > docs/features.md
 
 bench: $(VENV)/.installed-dev  ## Measure speed against plain code and peers
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -49,7 +49,7 @@ class MemberConfig(BaseModel):
     architecture: Architecture = Field("tft", description="Encoder of each asset's past")
     hidden_size: int = Field(32, ge=4, description="Width of the hidden states")
     num_heads: int = Field(4, ge=1, description="Attention heads; divides hidden_size")
-    num_layers: int = Field(1, ge=1, description="Recurrent layers (tft)")
+    num_layers: int = Field(1, ge=1, description="Recurrent (tft) or attention (patch) layers")
     variable_size: int = Field(8, ge=1, description="Width of each feature's own network (tft)")
     dropout: float = Field(0.1, ge=0, lt=1, description="Fraction dropped in training")
     graph: bool = Field(True, description="Graph attention across assets after the encoder")
