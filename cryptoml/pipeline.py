@@ -356,7 +356,7 @@ def _findings(
 ) -> dict[str, dict[str, Any]]:
     tables = {"Ensemble": ensemble_table([member.name for member in config.members], model), "Sweep": sweep_table(trials)}
     if CONTROL in others:
-        tables["Control on shuffled labels"] = control_table(others[CONTROL])
+        tables["Control on shuffled labels"] = control_table(inputs, others[CONTROL])
     if market.health.file_errors:
         tables["Not read"] = {error.source: error.message for error in market.health.file_errors}
     if market.synthetic is not None:

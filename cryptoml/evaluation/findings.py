@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from cryptoml.data.synthetic import SyntheticMarket
 from cryptoml.evaluation.candidates import EvaluationInput
 from cryptoml.evaluation.protocol import Evaluation
+from cryptoml.evaluation.uncertainty import chance_interval
 from cryptoml.models.ensemble import Ensemble
 from cryptoml.training.sweep import SweepTrial
 
@@ -23,18 +26,22 @@ def sweep_table(trials: Sequence[SweepTrial]) -> dict[str, Any]:
     return {f"trial {trial.number}": f"{trial.state}, loss {trial.loss}, {trial.parameters}" for trial in trials}
 
 
-def control_table(control: Evaluation) -> dict[str, Any]:
-    """Return what the run on shuffled labels hit, and what its mix of answers hits by chance.
+def control_table(inputs: EvaluationInput, control: Evaluation) -> dict[str, Any]:
+    """Return what the run on shuffled labels hit, and the interval in which its answers hit by chance.
 
-    It found nothing where the interval holds the chance.
+    It found nothing where its accuracy lies inside.
     """
-    figures = control.figures["direction"]
-    accuracy, chance = figures["accuracy"], figures["independence_accuracy"]
+    forecasts, labels = control.candidate.forecasts, inputs.targets.direction[:, inputs.bars]
+    assert forecasts is not None
+    known = ~np.isnan(forecasts.probabilities).any(axis=-1)
+    answers = np.where(known, np.nan_to_num(forecasts.probabilities).argmax(axis=-1), -1)
+    chance = chance_interval(answers, labels, min_shift=2 * inputs.targets.label_bars, seed=inputs.bootstrap.seed)
+    accuracy = control.figures["direction"]["accuracy"]["value"]
     return {
-        "accuracy": accuracy["value"],
-        "interval": [accuracy["low"], accuracy["high"]],
-        "chance of its answers": chance,
-        "found nothing": accuracy["low"] <= chance <= accuracy["high"],
+        "accuracy": accuracy,
+        "chance of its answers": chance.value,
+        "interval around chance (99%)": [chance.low, chance.high],
+        "found nothing": bool(chance.low <= accuracy <= chance.high),
     }
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "accuracy_interval",
     "block_sums",
     "bootstrap_interval",
+    "chance_interval",
     "mean_interval",
     "sharpe_interval",
     "stationary_blocks",
@@ -149,3 +150,37 @@ def sharpe_interval(returns: np.ndarray, bars_per_year: float, *, mean_block: fl
         return np.where(variance > 1e-30, mean / np.sqrt(np.maximum(variance, 1e-30)), np.nan) * np.sqrt(bars_per_year)
 
     return bootstrap_interval(np.stack([returns, returns**2], axis=1), ratio, mean_block=mean_block, **options)  # type: ignore[arg-type]
+
+
+def chance_interval(
+    answers: np.ndarray, labels: np.ndarray, *, min_shift: int, num_draws: int = 1000, level: float = 0.99, seed: int = 0
+) -> Interval:
+    """Return the accuracy that these answers reach by chance, with the interval in which it lies.
+
+    The answers are turned against the labels in time, all assets together, by random shifts (a circular-shift surrogate
+    test, Theiler et al. 1992): both keep their mix and their persistence, which a test of independent rows, or of short
+    blocks, would miss, and lose whatever they had to do with each other.
+
+    Args:
+        answers: Class of every forecast `[asset, time]`, -1 where there is none.
+        labels: True classes `[asset, time]`, -1 where unknown.
+        min_shift: Least distance from the true alignment in bars, either way; at least the length of a label.
+        num_draws: Shifts to draw, at most as many as there are.
+        level: Share of the shifts inside the interval.
+        seed: Of the drawing.
+    """
+    num_bars = answers.shape[1]
+    shifts = np.arange(min_shift, num_bars - min_shift + 1)
+    if not len(shifts):
+        return Interval(float("nan"), float("nan"), float("nan"))
+    if len(shifts) > num_draws:
+        shifts = np.random.default_rng(seed).choice(shifts, num_draws, replace=False)
+    drawn = np.array([_shifted_accuracy(answers, labels, int(shift)) for shift in shifts])
+    low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(np.nanmean(drawn)), float(low), float(high))
+
+
+def _shifted_accuracy(answers: np.ndarray, labels: np.ndarray, shift: int) -> float:
+    turned = np.roll(answers, shift, axis=1)
+    counted = (turned >= 0) & (labels >= 0)
+    return float((turned == labels)[counted].mean()) if counted.any() else float("nan")
