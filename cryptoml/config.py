@@ -52,7 +52,9 @@ class ExperimentConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    seed: int = Field(0, ge=0, description="Seed of every random choice")
+    seed: int = Field(
+        0, ge=0, description="Seed of sweep, members and control run; market, baselines and bootstrap have their own"
+    )
     timeframe: str | None = Field(None, description="Length of a bar; None takes what the data holds")
     lookback: int = Field(64, ge=2, description="Bars of history that a forecast reads")
     market: MarketConfig = MarketConfig()
@@ -99,17 +101,7 @@ class ExperimentConfig(BaseModel):
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
 
-def _narrow_space(hidden_size: int, num_heads: int) -> dict[str, Any]:
-    """Return a space for short sweeps: learning rate, regularisation and task weighting at one model size."""
-    return {
-        "hidden_size": (hidden_size,),
-        "num_heads": (num_heads,),
-        "num_layers": (1,),
-        "batch_size": (8,),
-        "learning_rate": (5e-4, 3e-3),
-        "dropout": (0.05, 0.3),
-    }
-
+NARROW_SPACE = {"learning_rate": (5e-4, 3e-3), "dropout": (0.05, 0.3)}
 
 _PRESETS: dict[str, dict[str, Any]] = {
     "debug": {
@@ -121,14 +113,14 @@ _PRESETS: dict[str, dict[str, Any]] = {
             {"name": "tcn", "architecture": "tcn", "hidden_size": 16, "num_heads": 2, "seed": 1},
         ),
         "training": {"max_epochs": 10, "patience": 4, "lr_patience": 1, "chunk_bars": 128},
-        "sweep": {"num_trials": 2, "max_epochs": 2, "space": _narrow_space(hidden_size=16, num_heads=2)},
+        "sweep": {"num_trials": 2, "max_epochs": 2, "space": NARROW_SPACE},
         "bootstrap": {"num_draws": 200},
     },
     "baseline": {
         "features": {"include": CORE_FEATURES},
         "market": {"num_assets": 6, "num_bars": 16000},
         "training": {"max_epochs": 24, "patience": 6, "lr_patience": 1},
-        "sweep": {"num_trials": 4, "max_epochs": 2, "space": _narrow_space(hidden_size=32, num_heads=4)},
+        "sweep": {"num_trials": 4, "max_epochs": 2, "space": NARROW_SPACE},
     },
     "production": {
         "lookback": 128,
@@ -141,13 +133,18 @@ _PRESETS: dict[str, dict[str, Any]] = {
             {"name": "linear", "architecture": "linear", "hidden_size": 64, "seed": 3},
         ),
         "training": {"max_epochs": 100, "patience": 15, "chunk_bars": 512},
-        "sweep": {"num_trials": 50, "max_epochs": 20, "space": {"hidden_size": (64, 128, 160), "num_heads": (2, 4)}},
+        "sweep": {
+            "num_trials": 50,
+            "max_epochs": 20,
+            "shapes": True,
+            "space": {"hidden_size": (64, 128, 160), "num_heads": (2, 4)},
+        },
     },
 }
 
 
 def preset(name: str = "baseline") -> ExperimentConfig:
-    """Return a preset: `debug` (about a minute), `baseline` (a laptop), `production` (a cluster with GPUs).
+    """Return a preset: `debug` (about a minute), `baseline` (a laptop), `production` (a cluster).
 
     Raises:
         ConfigError: There is no preset of that name.

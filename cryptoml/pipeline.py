@@ -24,7 +24,7 @@ from cryptoml.config import ExperimentConfig
 from cryptoml.data.loading import load_panel
 from cryptoml.data.panel import Panel
 from cryptoml.data.run_folder import RunFolder, publish_file
-from cryptoml.data.splits import Fold, Span, walk_forward
+from cryptoml.data.splits import Fold, Span, first_test_bar, walk_forward
 from cryptoml.data.synthetic import SyntheticMarket, synthetic_market
 from cryptoml.data.validation.health import HealthSummary
 from cryptoml.errors import ConfigError
@@ -43,7 +43,7 @@ from cryptoml.models.bundle import Bundle, save_bundle
 from cryptoml.models.ensemble import Ensemble, Predictions
 from cryptoml.training.fold import ScaledFold, calibrated, forecast_member, forecast_test, scale_fold
 from cryptoml.training.member import CONTROL, FittedMember, FoldData, MemberTask, fit_member, load_fitted, save_fitted
-from cryptoml.training.sweep import SweepConfig, SweepTrial, apply_parameters, best_parameters, loop_parameters, run_sweep
+from cryptoml.training.sweep import SweepConfig, SweepTrial, best_parameters, run_sweep, tuned_tasks
 
 __all__ = ["Market", "Outcome", "Stages", "compute_features", "fit_members", "open_market", "plan_folds", "run_pipeline"]
 
@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 SYNTHETIC = "synthetic"
 LIBRARIES = ("cryptoml", "torch", "numpy", "pandas", "TA-Lib")
 NOT_YET = {
-    "probability of backtest overfitting": "needs the returns of every trial of a sweep, which short sweeps do not keep",
+    "probability of backtest overfitting": "needs the returns of every trial of the sweep, which are not kept",
     "five seeds": "one seed per run; repeat with --seed",
     "ablations": "not part of this run",
 }
@@ -164,8 +164,8 @@ def plan_folds(config: ExperimentConfig, panel: Panel, train_end: str | pd.Times
         ConfigError: The data is too short for the settings, or `train_end` lies outside it.
     """
     settings, longest = config.walk_forward, config.targets.horizons[-1]
-    test_start = _test_start(panel, train_end, settings.test_fraction)
-    return walk_forward(
+    test_start = first_test_bar(panel.timestamps, train_end, settings.test_fraction)
+    folds = walk_forward(
         panel.num_bars,
         test_start=test_start,
         label_bars=longest,
@@ -174,22 +174,11 @@ def plan_folds(config: ExperimentConfig, panel: Panel, train_end: str | pd.Times
         num_folds=settings.num_folds,
         train_bars=settings.train_bars,
     )
-
-
-def _test_start(panel: Panel, train_end: str | pd.Timestamp | None, test_fraction: float) -> int:
-    if train_end is None:
-        return round(panel.num_bars * (1 - test_fraction))
-    try:
-        instant = pd.Timestamp(train_end)
-    except ValueError as error:
-        raise ConfigError(f"train_end must be a date such as 2023-12-31, was {train_end!r}") from error
-    instant = instant.tz_localize("UTC") if instant.tz is None else instant
-    if isinstance(train_end, str) and ":" not in train_end:
-        instant += pd.Timedelta(days=1)
-    stamps = panel.timestamps
-    if not stamps[0] < instant <= stamps[-1]:
-        raise ConfigError(f"train_end must lie inside the data, {stamps[0]:%Y-%m-%d} to {stamps[-1]:%Y-%m-%d}, was {train_end}")
-    return int(stamps.searchsorted(instant))
+    if panel.num_bars - test_start <= longest:
+        raise ConfigError(f"the test must be longer than the longest horizon {longest}, was {panel.num_bars - test_start} bars")
+    if len(folds[0].train) < 2 * config.lookback:
+        raise ConfigError(f"training needs at least {2 * config.lookback} bars, twice the lookback, has {len(folds[0].train)}")
+    return folds
 
 
 def _key(config: ExperimentConfig, panel: Panel, folds: Sequence[Fold]) -> str:
@@ -222,8 +211,7 @@ def _sweep(
         if config.sweep.num_trials:
             data = scale_fold(features, targets, fold, config.targets, config.scaling).data
             task = config.members[0].task(data, config.training, config.lookback, config.seed)
-            fixed = config.sweep.narrowed(architecture=task.forecaster.architecture, lookback=config.lookback)
-            trials = stages.sweep(data, task, fixed)
+            trials = stages.sweep(data, task, config.sweep.around(task))
         (folder / "trials.json").write_text(json.dumps([trial.row() for trial in trials]))
 
     folder = run.stage("sweep", build)
@@ -268,7 +256,7 @@ def _forecast_fold(
         others.append(candidate_from_predictions(f"member_{part.name}", alone, inputs))
     for control, forecast in zip(models[len(members) :], forecasts[len(members) :], strict=True):
         others.append(candidate_from_predictions(CONTROL, forecast_test(Ensemble([control]), [forecast], data), inputs))
-    importance = feature_importance(members, data.features[:, data.fold.validation.bars], features.names)
+    importance = feature_importance(members, ensemble.weights, data.features[:, data.fold.validation.bars], features.names)
     return _FoldForecast(ensemble, scaled.scaler, fitted[: len(members)], importance, forecast_test(ensemble, own, data), others)
 
 
@@ -281,7 +269,7 @@ def _fit(
 ) -> list[FittedMember]:
     """Fit the members, and last the control: the last member again, on shuffled labels."""
     tasks = [member.task(data, config.training, config.lookback, config.seed) for member in config.members]
-    tasks = [apply_parameters(tasks[0], parameters), *(apply_parameters(task, loop_parameters(parameters)) for task in tasks[1:])]
+    tasks = tuned_tasks(tasks, parameters, [member.learning_rate is not None for member in config.members])
     if config.shuffled_label_run:
         tasks.append(replace(tasks[-1], name=CONTROL, shuffle_labels=True))
 

@@ -35,7 +35,7 @@ class PipelineArguments:
     train_end: str | None = None
     """Last day that the first model may learn from, such as 2023-12-31 (UTC); by default the last quarter is the test."""
     preset: Preset = "baseline"
-    """debug: about a minute; baseline: a laptop; production: a cluster with GPUs."""
+    """debug: about a minute; baseline: a laptop; production: a cluster."""
     config: Path | None = None
     """YAML file with changes to the preset."""
     symbols: tuple[str, ...] = ()
@@ -43,7 +43,7 @@ class PipelineArguments:
     timeframe: str | None = None
     """Length of a bar; needed where the data holds several."""
     seed: int | None = None
-    """Seed of every random choice."""
+    """Seed of every random choice, that of the built-in market included."""
     engine: Literal["ray", "local"] = "ray"
     """ray: features, sweep and members side by side on Ray; local: everything in this process."""
     storage: str | None = None
@@ -59,6 +59,9 @@ def main(arguments: PipelineArguments) -> int:
     plan_folds(config, market.panel, arguments.train_end)  # a span that does not fit is told before a cluster starts
     outcome = _run(arguments, config, market)
     _say(summary_table(outcome.report))
+    control = outcome.report.extras.get("Control on shuffled labels")
+    if control is not None:
+        _say("shuffled labels: accuracy {accuracy:.3f}, by chance {low:.3f} to {high:.3f}".format(**control))
     if market.synthetic is not None:
         found = outcome.report.extras["Built-in market"]
         _say("built-in market: " + ", ".join(f"{label} {value:.3f}" for label, value in found.items()))
@@ -77,7 +80,8 @@ def _config(arguments: PipelineArguments) -> ExperimentConfig:
     if arguments.timeframe is not None:
         config = config.updated(timeframe=arguments.timeframe)
     if arguments.seed is not None:
-        config = config.updated(seed=arguments.seed, market={"seed": arguments.seed})
+        own = {"seed": arguments.seed}
+        config = config.updated(**own, market=own, baselines=own, bootstrap=own)
     return config
 
 

@@ -4,14 +4,16 @@ Lopez de Prado, Advances in Financial Machine Learning (2018), ch. 7: what a tra
 a test label reads, and serial correlation asks for a further distance.
 """
 
+import re
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 
 from cryptoml.errors import ConfigError
 
-__all__ = ["Fold", "Span", "walk_forward"]
+__all__ = ["Fold", "Span", "first_test_bar", "walk_forward"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,34 @@ def walk_forward(
         raise ConfigError(f"num_bars = {num_bars} is too short: {test_start + num_folds} bars are needed for {num_folds} tests")
     edges = np.linspace(test_start, num_bars, num_folds + 1).astype(int).tolist()
     return [_fold(Span(start, stop), gap, validation_bars, train_bars) for start, stop in pairwise(edges)]
+
+
+def first_test_bar(stamps: pd.DatetimeIndex, train_end: str | pd.Timestamp | None, test_fraction: float) -> int:
+    """Return the first bar after the instant that training may reach.
+
+    Args:
+        stamps: Bar opens, UTC.
+        train_end: An instant, UTC unless it says otherwise; a plain date such as 2023-12-31 means to the end of that day.
+            None makes the last `test_fraction` of the bars the test.
+        test_fraction: Share of the bars.
+
+    Raises:
+        ConfigError: The text is no date, or lies outside the data.
+    """
+    if train_end is None:
+        return round(len(stamps) * (1 - test_fraction))
+    plain = isinstance(train_end, str) and re.fullmatch(r"\d{4}-\d{2}-\d{2}", train_end.strip())
+    if isinstance(train_end, str) and not re.match(r"\d{4}-\d{2}-\d{2}", train_end.strip()):
+        raise ConfigError(f"train_end must be a date such as 2023-12-31, was {train_end!r}")
+    try:
+        instant = pd.Timestamp(train_end)
+    except ValueError as error:
+        raise ConfigError(f"train_end must be a date such as 2023-12-31, was {train_end!r}") from error
+    instant = instant.tz_localize("UTC") if instant.tz is None else instant
+    instant += pd.Timedelta(days=1 if plain else 0)
+    if not stamps[0] < instant <= stamps[-1]:
+        raise ConfigError(f"train_end must lie inside the data, {stamps[0]:%Y-%m-%d} to {stamps[-1]:%Y-%m-%d}, was {train_end}")
+    return int(stamps.searchsorted(instant))
 
 
 def _fold(test: Span, gap: int, validation_bars: int, train_bars: int | None) -> Fold:

@@ -56,6 +56,7 @@ def fit_members(
     """
     workers, shared, counter = workers or WorkerConfig(), ray.put(data), epoch_counter()
     slots = num_slots(workers.cpus * workers.num_workers, workers.gpus * workers.num_workers)
+    slots = min(slots, workers.max_concurrent or slots)
     queue, running, fitted = deque(tasks), dict[Any, MemberTask](), dict[str, FittedMember]()
     with epoch_progress(counter, sum(task.training.max_epochs for task in tasks), "members") as refresh:
         while queue or running:
@@ -72,8 +73,9 @@ def fit_members(
 def _result(run: ray.ObjectRef, name: str) -> FittedMember:
     try:
         return ray.get(run)
-    except ray.exceptions.RayTaskError as error:
-        raise CryptomlError(f"member {name} could not be fitted: {str(error.cause).strip().splitlines()[-1]}") from error
+    except ray.exceptions.RayError as error:
+        cause = str(getattr(error, "cause", None) or error).strip() or type(error).__name__
+        raise CryptomlError(f"member {name} could not be fitted: {cause.splitlines()[-1]}") from error
 
 
 @ray.remote(num_cpus=0.01)

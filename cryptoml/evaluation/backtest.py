@@ -22,6 +22,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
 from cryptoml.data.panel import Panel
+from cryptoml.data.schema import parse_timeframe
 from cryptoml.evaluation.performance import equity_curve
 from cryptoml.evaluation.stops import Prices, resolve_stops, run_starts
 from cryptoml.trading.config import CostConfig
@@ -180,16 +181,16 @@ def funding_rates(panel: Panel) -> np.ndarray | None:
     table = panel.tables.get("funding")
     if not table:
         return None
-    rates = np.zeros(panel.present.shape)
+    rates, end = np.zeros(panel.present.shape), panel.timestamps[-1] + parse_timeframe(panel.timeframe)
     for row, symbol in enumerate(panel.symbols):
         if symbol in table:
-            _add_rates(rates[row], table[symbol], panel.timestamps)
+            _add_rates(rates[row], table[symbol], panel.timestamps, end)
     return rates
 
 
-def _add_rates(rates: np.ndarray, frame: pd.DataFrame, timestamps: pd.DatetimeIndex) -> None:
+def _add_rates(rates: np.ndarray, frame: pd.DataFrame, timestamps: pd.DatetimeIndex, end: pd.Timestamp) -> None:
     bars = timestamps.searchsorted(pd.DatetimeIndex(frame["timestamp"]), side="right") - 1
-    inside = (bars >= 0) & (frame["timestamp"] < timestamps[-1] + (timestamps[-1] - timestamps[-2])).to_numpy()
+    inside = (bars >= 0) & (frame["timestamp"] < end).to_numpy()
     np.add.at(rates, bars[inside], frame["funding_rate"].to_numpy(dtype=np.float64)[inside])
 
 

@@ -14,6 +14,8 @@ from cryptoml.training.sweep import SweepTrial
 
 __all__ = ["ceiling_table", "control_table", "ensemble_table", "sweep_table"]
 
+CEILING_BARS = 2000
+
 
 def ensemble_table(names: Sequence[str], ensemble: Ensemble) -> dict[str, Any]:
     """Return the members' weights and the temperature."""
@@ -26,32 +28,47 @@ def sweep_table(trials: Sequence[SweepTrial]) -> dict[str, Any]:
     return {f"trial {trial.number}": f"{trial.state}, loss {trial.loss}, {trial.parameters}" for trial in trials}
 
 
-def control_table(inputs: EvaluationInput, control: Evaluation) -> dict[str, Any]:
+def control_table(inputs: EvaluationInput, control: Evaluation, level: float = 0.99) -> dict[str, Any]:
     """Return what the run on shuffled labels hit, and the interval in which its answers hit by chance.
 
-    It found nothing where its accuracy lies inside.
+    It found nothing where its accuracy lies inside; None where the test is too short to say. The level is 99% because
+    the control is one of many runs: at 95% every twentieth honest one would be accused.
     """
-    forecasts, labels = control.candidate.forecasts, inputs.targets.direction[:, inputs.bars]
-    assert forecasts is not None
-    known = ~np.isnan(forecasts.probabilities).any(axis=-1)
-    answers = np.where(known, np.nan_to_num(forecasts.probabilities).argmax(axis=-1), -1)
-    chance = chance_interval(answers, labels, min_shift=2 * inputs.targets.label_bars, seed=inputs.bootstrap.seed)
+    labels = inputs.targets.direction[:, inputs.bars]
+    chance = chance_interval(
+        _answers(control), labels, min_shift=2 * inputs.targets.label_bars, level=level, seed=inputs.bootstrap.seed
+    )
     accuracy = control.figures["direction"]["accuracy"]["value"]
     return {
         "accuracy": accuracy,
         "chance of its answers": chance.value,
-        "interval around chance (99%)": [chance.low, chance.high],
-        "found nothing": bool(chance.low <= accuracy <= chance.high),
+        "low": chance.low,
+        "high": chance.high,
+        "level": level,
+        "found nothing": bool(chance.low <= accuracy <= chance.high) if np.isfinite(chance.value) else None,
     }
 
 
 def ceiling_table(market: SyntheticMarket, inputs: EvaluationInput, ensemble: Evaluation) -> dict[str, float]:
-    """Return how far the ensemble went from chance to the best possible accuracy of the built-in market."""
-    ceiling = market.direction_ceiling(inputs.horizon_bars, inputs.targets.threshold, inputs.bars)
-    accuracy = ensemble.figures["direction"]["accuracy"]["value"]
+    """Return how far the ensemble went from chance to the best possible accuracy of the built-in market.
+
+    All figures are of the same test bars, evenly spread, at most `CEILING_BARS` of them.
+    """
+    ceiling = market.direction_ceiling(inputs.horizon_bars, inputs.targets.threshold, inputs.bars, max_bars=CEILING_BARS)
+    answers, labels = _answers(ensemble)[:, ceiling.bars - inputs.test[0]], inputs.targets.direction[:, ceiling.bars]
+    counted = (answers >= 0) & (labels >= 0)
+    accuracy = float((answers == labels)[counted].mean())
     return {
         "accuracy": accuracy,
         "chance (majority class)": ceiling.majority_share,
         "ceiling (true state known)": ceiling.accuracy,
         "share of the way": ceiling.share_of_ceiling(accuracy),
     }
+
+
+def _answers(evaluation: Evaluation) -> np.ndarray:
+    """Return the likeliest class of every forecast `[asset, time]`, -1 where there is none."""
+    forecasts = evaluation.candidate.forecasts
+    assert forecasts is not None
+    known = ~np.isnan(forecasts.probabilities).any(axis=-1)
+    return np.where(known, np.nan_to_num(forecasts.probabilities).argmax(axis=-1), -1)

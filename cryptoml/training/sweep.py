@@ -20,7 +20,7 @@ from cryptoml.training.config import EpochEnd, TrainingConfig
 from cryptoml.training.member import FoldData, MemberTask, fit_member
 from cryptoml.training.search_space import SearchSpace
 
-__all__ = ["SweepConfig", "SweepTrial", "apply_parameters", "best_parameters", "loop_parameters", "run_sweep", "run_trial"]
+__all__ = ["SweepConfig", "SweepTrial", "apply_parameters", "best_parameters", "run_sweep", "run_trial", "tuned_tasks"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +33,13 @@ class SweepConfig(BaseModel):
     num_trials: int = Field(4, ge=0, description="Configurations to try; 0 skips the sweep")
     max_epochs: int = Field(3, ge=1, description="Epochs per trial at most")
     space: SearchSpace = SearchSpace()
+    shapes: bool = Field(False, description="Search the model's shape and the batch size too, not only the training loop")
 
-    def narrowed(self, **fixed: Any) -> "SweepConfig":
-        """Return the sweep with some hyperparameters held at one value."""
+    def around(self, task: MemberTask) -> "SweepConfig":
+        """Return the sweep around a task: what it does not search keeps the task's own value."""
+        own = task.forecaster.model_dump() | task.training.model_dump()
+        kept = ("architecture", "lookback", *(() if self.shapes else ("hidden_size", "num_heads", "num_layers", "batch_size")))
+        fixed = {name: own[name] for name in kept}
         space = SearchSpace.model_validate(self.space.model_dump() | {name: (value,) for name, value in fixed.items()})
         return self.model_copy(update={"space": space})
 
@@ -125,6 +129,21 @@ def best_parameters(trials: Sequence[SweepTrial]) -> dict[str, Any]:
     return dict(min(finished, key=lambda trial: (trial.loss, trial.number)).parameters) if finished else {}
 
 
-def loop_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those that concern the training loop and not the shape of the model, for models of another kind."""
-    return {name: value for name, value in parameters.items() if name in TrainingConfig.model_fields}
+def tuned_tasks(tasks: Sequence[MemberTask], parameters: Mapping[str, Any], own_rates: Sequence[bool]) -> list[MemberTask]:
+    """Return the tasks with what a sweep around the first one found.
+
+    The others are models of another kind: they share what concerns the training loop, not the shape.
+
+    Args:
+        tasks: The first is the one that was swept.
+        parameters: The best trial's.
+        own_rates: Whether each task keeps its own learning rate.
+    """
+    loop = {name: value for name, value in parameters.items() if name in TrainingConfig.model_fields}
+    tuned = []
+    for index, (task, own_rate) in enumerate(zip(tasks, own_rates, strict=True)):
+        given = dict(parameters if index == 0 else loop)
+        if own_rate:
+            given.pop("learning_rate", None)
+        tuned.append(apply_parameters(task, given))
+    return tuned

@@ -7,7 +7,7 @@ import pytest
 from cryptoml.errors import ConfigError, CryptomlError, DataError
 from cryptoml.training import sweep
 from cryptoml.training.member import FoldData, MemberTask, fit_member
-from cryptoml.training.sweep import SweepConfig, SweepTrial, apply_parameters, best_parameters, run_sweep, run_trial
+from cryptoml.training.sweep import SweepConfig, SweepTrial, apply_parameters, best_parameters, run_sweep, run_trial, tuned_tasks
 from tests.training.conftest import LOOKBACK
 from tests.training.test_member import with_features, with_labels
 
@@ -15,8 +15,8 @@ SPACE = {"hidden_size": (8,), "num_heads": (2,), "num_layers": (1,), "batch_size
 
 
 @pytest.fixture
-def config() -> SweepConfig:
-    return SweepConfig(num_trials=3, max_epochs=1, space=SPACE).narrowed(architecture="tcn", lookback=LOOKBACK)
+def config(task: MemberTask) -> SweepConfig:
+    return SweepConfig(num_trials=3, max_epochs=1, space=SPACE).around(task)
 
 
 def trial(number: int, loss: float | None, state: str = "COMPLETE") -> SweepTrial:
@@ -95,7 +95,16 @@ class TestSweep:
     def test_a_trial_survives_json(self) -> None:
         assert SweepTrial(**trial(4, 0.5).row()) == trial(4, 0.5)
 
-    def test_fixing_one_choice_leaves_the_others(self) -> None:
-        space = SweepConfig().narrowed(lookback=16).space
-        assert space.lookback == (16,)
-        assert space.hidden_size == SweepConfig().space.hidden_size
+    def test_keeps_what_it_does_not_search(self, task: MemberTask) -> None:
+        space = SweepConfig().around(task).space
+        assert (space.architecture, space.lookback) == ((task.forecaster.architecture,), (task.forecaster.lookback,))
+        assert (space.hidden_size, space.batch_size) == ((task.forecaster.hidden_size,), (task.training.batch_size,))
+        assert space.learning_rate == SweepConfig().space.learning_rate
+        assert SweepConfig(shapes=True).around(task).space.hidden_size == SweepConfig().space.hidden_size
+
+    def test_other_members_share_the_loop_and_keep_their_own_rate(self, task: MemberTask) -> None:
+        best = {"dropout": 0.33, "learning_rate": 0.004, "weight_decay": 0.01}
+        first, second, third = tuned_tasks([task, task, task], best, [False, False, True])
+        assert (first.forecaster.dropout, first.training.learning_rate) == (0.33, 0.004)
+        assert (second.forecaster.dropout, second.training.learning_rate) == (task.forecaster.dropout, 0.004)
+        assert (third.training.learning_rate, third.training.weight_decay) == (task.training.learning_rate, 0.01)
