@@ -153,7 +153,7 @@ class TestParity:
 
     def test_sweep(self, fold_data: FoldData, tasks: list[MemberTask]) -> None:
         space = {"hidden_size": (8,), "num_heads": (2,), "num_layers": (1,), "batch_size": (4,)}
-        config = SweepConfig(num_trials=3, max_epochs=1, space=space).narrowed(architecture="tcn", lookback=LOOKBACK)
+        config = SweepConfig(num_trials=3, max_epochs=1, space=space).around(tasks[0])
         trials = tuning.run_sweep(fold_data, tasks[0], config)
         assert [(trial.number, trial.state) for trial in trials] == [(number, "COMPLETE") for number in range(3)]
         for trial in trials:
@@ -162,7 +162,7 @@ class TestParity:
     def test_a_sweep_without_success_says_why(self, fold_data: FoldData, tasks: list[MemberTask]) -> None:
         infinite = fold_data.features.copy()
         infinite[:, 100] = np.inf
-        config = SweepConfig(num_trials=1, max_epochs=1).narrowed(architecture="tcn", lookback=LOOKBACK)
+        config = SweepConfig(num_trials=1, max_epochs=1).around(tasks[0])
         with pytest.raises(CryptomlError, match=r"every trial .*finite"):
             tuning.run_sweep(replace(fold_data, features=infinite), tasks[0], config)
 
