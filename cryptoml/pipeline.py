@@ -114,7 +114,8 @@ def open_market(source: str, config: ExperimentConfig, symbols: Sequence[str] = 
         synthetic = synthetic_market(config.market)
         return Market(synthetic.panel, HealthSummary(), "built-in market", synthetic)
     loaded = load_panel(source, timeframe=config.timeframe, symbols=symbols or None)
-    return Market(loaded.panel, loaded.health, str(source))
+    name = source.partition("?")[0].rstrip("/").rpartition("/")[2].rpartition("@")[2]  # no address, no credentials
+    return Market(loaded.panel, loaded.health, name)
 
 
 def run_pipeline(

@@ -31,6 +31,7 @@ Chart = dict[str, Any]
 
 ACCENT = "#4c7dff"
 NEUTRAL = "#94a3b8"
+_MEMBER_COLOURS = ("#8c6bb1", "#4a9d8f", "#b5763a", "#7a8f3c")
 _COLOURS = {
     "lightgbm": "#f59e0b",
     "logistic": "#10b981",
@@ -225,11 +226,13 @@ def _axis(title: str, tickformat: str | None = None) -> Chart:
 
 
 def _colour(name: str) -> str:
+    if name.startswith("member_"):
+        return _MEMBER_COLOURS[sum(name.encode()) % len(_MEMBER_COLOURS)]
     return _COLOURS.get(name, ACCENT)
 
 
 def _width(name: str) -> float:
-    return 1.3 if name in _COLOURS else 2.6
+    return 1.3 if name in _COLOURS or name.startswith("member_") else 2.6
 
 
 def _stamps(stamps: pd.DatetimeIndex) -> list[str]:

@@ -95,4 +95,4 @@ def test_overload_and_dead_replicas_are_503(connect: Callable[..., Any], whole_b
 
 def test_application_is_built(trained: Any) -> None:
     app = build(AppArgs(bundle=str(trained.path)))
-    serve.run(app, name="whole", _local_testing_mode=True)
+    assert serve.run(app, name="whole", _local_testing_mode=True) is not None

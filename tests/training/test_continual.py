@@ -158,8 +158,8 @@ def test_nested_examples_are_replayed(tmp_path):
     learner = ContinualLearner(Masked(), memory_size=4)
     optimizer = torch.optim.SGD(learner.model.parameters(), 0.1)
     x, y = (torch.randn(3, 2), torch.ones(3, 2, dtype=torch.bool)), {"y": torch.randn(3, 1)}
-    for _ in range(3):
-        learner.continual_train_step(x, y, optimizer, loss)
+    losses = [learner.continual_train_step(x, y, optimizer, loss) for _ in range(3)]
+    assert losses[-1] < losses[0]
     learner.compute_fisher_information([(x, y)], loss)
     other = ContinualLearner(Masked(), memory_size=4)
     other.load(learner.save(tmp_path / "state.safetensors"))
