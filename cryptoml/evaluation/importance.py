@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from cryptoml.features.contract import CATEGORIES
+from cryptoml.features.contract import CATEGORIES, category_of
 from cryptoml.models.forecaster import Forecaster
 
 __all__ = ["feature_importance", "importance_by_category"]
@@ -51,6 +51,6 @@ def importance_by_category(importance: Mapping[str, float]) -> dict[str, float]:
     """Return the summed weights per category, largest first."""
     totals = dict.fromkeys(CATEGORIES, 0.0)
     for name, weight in importance.items():
-        category = max((one for one in CATEGORIES if name.startswith(f"{one}_")), key=len, default="other")
+        category = category_of(name)
         totals[category] = totals.get(category, 0.0) + weight
     return dict(sorted(((name, weight) for name, weight in totals.items() if weight > 0), key=lambda item: -item[1]))

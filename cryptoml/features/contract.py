@@ -26,6 +26,7 @@ __all__ = [
     "Feature",
     "FeatureFamily",
     "Span",
+    "category_of",
     "days",
     "families_of",
     "feature",
@@ -48,6 +49,11 @@ CATEGORIES = (
     "cross_exchange",
     "cross_section",
 )
+
+
+def category_of(name: str) -> str:
+    """Return the category that a feature's name begins with; `other` where it is none of `CATEGORIES`."""
+    return max((category for category in CATEGORIES if name.startswith(f"{category}_")), key=len, default="other")
 
 
 @dataclass(frozen=True)

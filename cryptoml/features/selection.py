@@ -1,6 +1,11 @@
-"""Named choices of features, for runs that must be quick."""
+"""Choices among features: by pattern for runs that must be quick, by category for members that differ."""
 
-__all__ = ["CORE_FEATURES"]
+from collections.abc import Collection, Sequence
+
+from cryptoml.errors import ConfigError
+from cryptoml.features.contract import category_of
+
+__all__ = ["CORE_FEATURES", "columns_of"]
 
 CORE_FEATURES: tuple[str, ...] = (
     "price_scaled_return_*",
@@ -57,3 +62,16 @@ CORE_FEATURES: tuple[str, ...] = (
     "cross_section_breadth_1d",
 )
 """One or two features for each idea in the catalogue, by pattern; about sixty in all."""
+
+
+def columns_of(names: Sequence[str], categories: Collection[str]) -> tuple[int, ...]:
+    """Return the positions of the features of some categories.
+
+    Raises:
+        ConfigError: No feature is of one of the categories.
+    """
+    found = [category_of(name) for name in names]
+    for category in categories:
+        if category not in found:
+            raise ConfigError(f"feature groups must be among those of the data, {sorted(set(found))}, was {category!r}")
+    return tuple(index for index, category in enumerate(found) if category in categories)

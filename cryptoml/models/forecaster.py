@@ -52,6 +52,7 @@ class ForecasterConfig(BaseModel):
 
     architecture: Architecture = Field("tft", description="encoder of each asset's past")
     num_features: int = Field(ge=1, description="features per asset and bar")
+    columns: tuple[int, ...] | None = Field(None, min_length=1, description="features that are read, increasing; all if None")
     num_assets: int = Field(ge=1, description="assets, in the order of the feature array")
     hidden_size: int = Field(32, ge=1, description="width of all states")
     num_heads: int = Field(4, ge=1, description="attention heads, of the encoder and of the graph; divides hidden_size")
@@ -73,11 +74,19 @@ class ForecasterConfig(BaseModel):
     def _check(self) -> "ForecasterConfig":
         if self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size must be a multiple of num_heads ({self.num_heads}), was {self.hidden_size}")
+        columns = list(self.columns or ())
+        if columns != sorted(set(columns)) or any(not 0 <= column < self.num_features for column in columns):
+            raise ValueError(f"columns must increase within 0 and {self.num_features - 1}, was {self.columns}")
         if list(self.horizons) != sorted(set(self.horizons)) or self.horizons[0] < 1:
             raise ValueError(f"horizons must increase from at least 1 bar, was {self.horizons}")
         if list(self.quantiles) != sorted(set(self.quantiles)) or not 0.0 < self.quantiles[0] <= self.quantiles[-1] < 1.0:
             raise ValueError(f"quantiles must increase strictly within (0, 1), was {self.quantiles}")
         return self
+
+    @property
+    def num_inputs(self) -> int:
+        """Features that reach the encoder."""
+        return self.num_features if self.columns is None else len(self.columns)
 
     @property
     def volatility_horizon(self) -> int:
@@ -87,7 +96,7 @@ class ForecasterConfig(BaseModel):
 
 def _temporal_fusion(config: ForecasterConfig) -> Encoder:
     return TemporalFusionEncoder(
-        config.num_features,
+        config.num_inputs,
         config.hidden_size,
         config.num_heads,
         lookback=config.lookback,
@@ -100,7 +109,7 @@ def _temporal_fusion(config: ForecasterConfig) -> Encoder:
 
 def _temporal_convolution(config: ForecasterConfig) -> Encoder:
     return TemporalConvolutionEncoder(
-        config.num_features,
+        config.num_inputs,
         config.hidden_size,
         lookback=config.lookback,
         kernel_size=config.kernel_size,
@@ -111,7 +120,7 @@ def _temporal_convolution(config: ForecasterConfig) -> Encoder:
 
 def _patch_transformer(config: ForecasterConfig) -> Encoder:
     return PatchTransformerEncoder(
-        config.num_features,
+        config.num_inputs,
         config.hidden_size,
         config.num_heads,
         lookback=config.lookback,
@@ -124,7 +133,7 @@ def _patch_transformer(config: ForecasterConfig) -> Encoder:
 
 def _decomposed_linear(config: ForecasterConfig) -> Encoder:
     return DecomposedLinearEncoder(
-        config.num_features, config.hidden_size, lookback=config.lookback, static_size=config.hidden_size
+        config.num_inputs, config.hidden_size, lookback=config.lookback, static_size=config.hidden_size
     )
 
 
@@ -139,7 +148,7 @@ ARCHITECTURES: dict[str, Callable[[ForecasterConfig], Encoder]] = {
 class Forecaster(nn.Module):
     """Forecast every task for every asset.
 
-    An asset is absent at a bar where all its features are masked; there it influences no other asset.
+    An asset is absent at a bar where all its features that are read are masked; there it influences no other asset.
 
     Args:
         config: shapes.
@@ -150,6 +159,7 @@ class Forecaster(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = encoder
+        self.columns = None if config.columns is None else list(config.columns)
         self.asset = nn.Parameter(torch.randn(config.num_assets, config.hidden_size) * 0.1)
         self.graph = _graph(config)
         self.heads = MultiTaskLearningHead(config.hidden_size, config.hidden_size, config.dropout)
@@ -208,6 +218,8 @@ class Forecaster(nn.Module):
         explained = {
             name: rearrange(weight, "(batch asset) ... -> batch asset ...", batch=len(values)) for name, weight in weights.items()
         }
+        if "variable_selection" in explained:
+            explained["variable_selection"] = self._of_all_features(explained["variable_selection"])
         if self.graph is not None:
             hidden = self._encode(values, present, last_only=True)
             explained["graph"] = self.graph(hidden[:, :, -1], present=present[:, :, -1].any(dim=-1))[1]
@@ -251,7 +263,15 @@ class Forecaster(nn.Module):
         values, present = clean_inputs(features, mask, num_features=self.config.num_features, axes="batch asset time feature")
         if values.shape[1] != self.config.num_assets:
             raise ValueError(f"features must have {self.config.num_assets} assets, had shape {list(features.shape)}")
-        return values, present
+        return (values, present) if self.columns is None else (values[..., self.columns], present[..., self.columns])
+
+    def _of_all_features(self, weight: Tensor) -> Float[Tensor, "batch asset time feature"]:
+        """Give the features that are not read a weight of 0."""
+        if self.columns is None:
+            return weight
+        full = weight.new_zeros(*weight.shape[:-1], self.config.num_features)
+        full[..., self.columns] = weight
+        return full
 
 
 def _graph(config: ForecasterConfig) -> GraphAttentionNetwork | None:

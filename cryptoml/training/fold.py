@@ -33,7 +33,8 @@ def scale_fold(
     stamps = features.timestamps
     scaler = FeatureScaler(config).fit(features.values, (stamps[fold.train.start], stamps[fold.train.stop]), stamps)
     scaler.check_disjoint((stamps[fold.test.start], stamps[-1] + parse_timeframe(features.timeframe)))
-    return ScaledFold(FoldData(scaler.transform(features.values), targets, fold, targets_config, features.symbols), scaler)
+    values = scaler.transform(features.values)
+    return ScaledFold(FoldData(values, targets, fold, targets_config, features.symbols, features.names), scaler)
 
 
 def forecast_member(member: Forecaster, data: FoldData, lookback: int) -> Predictions:

@@ -17,6 +17,7 @@ from torch import nn
 from cryptoml.data.splits import Fold, Span
 from cryptoml.data.windows import chunk_spans
 from cryptoml.errors import DataError
+from cryptoml.features.selection import columns_of
 from cryptoml.features.targets import TargetConfig, Targets
 from cryptoml.models.forecaster import Architecture, Forecaster, ForecasterConfig, build_forecaster
 from cryptoml.training.checkpoint import CHECKPOINT_NAME, read_tensors, write_tensors
@@ -53,6 +54,9 @@ class MemberConfig(BaseModel):
     variable_size: int = Field(8, ge=1, description="Width of each feature's own network (tft)")
     dropout: float = Field(0.1, ge=0, lt=1, description="Fraction dropped in training")
     graph: bool = Field(True, description="Graph attention across assets after the encoder")
+    feature_groups: tuple[str, ...] | None = Field(
+        None, min_length=1, description="Categories of features that the member reads; None is all"
+    )
     learning_rate: float | None = Field(None, gt=0, description="Learning rate of this member; None takes the training config's")
     seed: int = Field(0, ge=0, description="Added to the experiment's seed")
 
@@ -70,9 +74,13 @@ class MemberConfig(BaseModel):
             training: Settings of the loop; the member's own learning rate wins.
             lookback: Bars of history that a forecast reads.
             seed: Of the experiment; the member's own is added.
+
+        Raises:
+            ConfigError: The data has no feature of one of the member's groups.
         """
         forecaster = ForecasterConfig(
-            **self.model_dump(exclude={"name", "learning_rate", "seed"}),
+            **self.model_dump(exclude={"name", "learning_rate", "seed", "feature_groups"}),
+            columns=None if self.feature_groups is None else columns_of(data.feature_names, self.feature_groups),
             num_features=data.features.shape[2],
             num_assets=data.features.shape[0],
             lookback=lookback,
@@ -81,7 +89,8 @@ class MemberConfig(BaseModel):
             primary_horizon=data.config.primary_horizon,
         )
         rate = training.learning_rate if self.learning_rate is None else self.learning_rate
-        return MemberTask(self.name, forecaster, training.updated(seed=seed + self.seed, learning_rate=rate))
+        loop = training.updated(seed=seed + self.seed, learning_rate=rate)
+        return MemberTask(self.name, forecaster, loop, feature_names=data.feature_names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +103,7 @@ class FoldData:
         fold: Origins of the training and validation spans; no label after them is read.
         config: Horizons and quantiles of the labels.
         symbols: Names of the assets, for messages.
+        feature_names: Names of the features, by which groups are chosen; may be empty.
     """
 
     features: Float32[np.ndarray, "asset time feature"]
@@ -101,6 +111,7 @@ class FoldData:
     fold: Fold
     config: TargetConfig
     symbols: tuple[str, ...]
+    feature_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,12 +121,14 @@ class MemberTask:
     Attributes:
         name: Unique among the tasks of a fold.
         shuffle_labels: Permute the labels over time first: the control run, which must find nothing.
+        feature_names: Names of the data's features; may be empty.
     """
 
     name: str
     forecaster: ForecasterConfig
     training: TrainingConfig
     shuffle_labels: bool = False
+    feature_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

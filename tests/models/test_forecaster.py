@@ -159,6 +159,26 @@ def test_weights_survive_storage_bit_by_bit(architecture: str) -> None:
 
 
 @every_architecture
+def test_columns_that_are_not_read_do_not_matter(architecture: str) -> None:
+    model, (features, mask) = make_model(architecture, columns=(0, 3)), make_inputs()
+    changed, hidden = features.clone(), mask.clone()
+    changed[..., [1, 2, 4]] += 5.0
+    hidden[..., [1, 2, 4]] = False
+    assert largest_difference(model.dense(features, mask), model.dense(changed, hidden)) == 0.0
+    narrow = make_model(architecture, num_features=2)
+    assert largest_difference(model(features, mask), narrow(features[..., [0, 3]], mask[..., [0, 3]])) == 0.0
+    windowed = narrow.windowed(features[0][..., [0, 3]], 9, mask[0][..., [0, 3]])
+    assert largest_difference(model.windowed(features[0], 9, mask[0]), windowed) == 0.0
+
+
+def test_columns_that_are_not_read_have_no_weight() -> None:
+    selection = make_model(columns=(0, 3)).explain(*make_inputs())["variable_selection"]
+    assert selection.shape[-1] == FEATURES
+    assert not selection[..., [1, 2, 4]].any()
+    assert selection[..., [0, 3]].any()
+
+
+@every_architecture
 def test_autocast_stays_close_and_finite(architecture: str) -> None:
     model, (features, mask) = make_model(architecture), make_inputs()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -228,6 +248,9 @@ def test_bad_inputs_are_named() -> None:
         ({"quantiles": (0.9, 0.1)}, "quantiles must increase"),
         ({"horizons": (4, 1)}, "horizons must increase"),
         ({"architecture": "oracle"}, "architecture"),
+        ({"columns": (0, FEATURES)}, "columns must increase within 0 and 4"),
+        ({"columns": (1, 0)}, "columns must increase"),
+        ({"columns": ()}, "columns"),
         ({"wings": 2}, "wings"),
     ],
 )

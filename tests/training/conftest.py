@@ -56,7 +56,7 @@ def fold_data(market: tuple[np.ndarray, Targets]) -> FoldData:
     """One fold of the market: train [0, 252), validation [260, 312), test [320, 400)."""
     features, targets = market
     fold = walk_forward(NUM_BARS, test_start=320, label_bars=4, embargo_bars=4, validation_bars=52)[0]
-    return FoldData(features, targets, fold, TARGETS, ("AUSDT", "BUSDT"))
+    return FoldData(features, targets, fold, TARGETS, ("AUSDT", "BUSDT"), ("price_next", "volume_noise", "time_noise"))
 
 
 @pytest.fixture(scope="package")

@@ -64,6 +64,22 @@ def origins(data: FoldData, task: MemberTask, span: Span, *, shuffle: bool, epoc
     return counts
 
 
+class TestFeatureGroups:
+    def test_a_member_learns_from_its_own_groups_alone(self, fold_data: FoldData, task: MemberTask) -> None:
+        member = MemberConfig(name="tcn", architecture="tcn", hidden_size=8, num_heads=2, feature_groups=("price", "time"))
+        narrow = member.task(fold_data, task.training, LOOKBACK)
+        assert narrow.forecaster.columns == (0, 2)
+        assert narrow.forecaster.num_features == task.forecaster.num_features
+        features = fold_data.features.copy()
+        features[..., 1] = np.random.default_rng(0).standard_normal(features.shape[:2])
+        assert same(fit_member(fold_data, narrow), fit_member(replace(fold_data, features=features), narrow))
+
+    def test_a_group_that_the_data_has_not_is_named(self, fold_data: FoldData, task: MemberTask) -> None:
+        member = MemberConfig(name="tcn", feature_groups=("onchain",))
+        with pytest.raises(ConfigError, match=r"feature groups must be among .*price.*, was 'onchain'"):
+            member.task(fold_data, task.training, LOOKBACK)
+
+
 class TestOrigins:
     @pytest.mark.parametrize("epoch", [0, 1, 2])
     def test_each_training_origin_with_history_carries_loss_once(self, fold_data: FoldData, task: MemberTask, epoch: int) -> None:
