@@ -55,6 +55,9 @@ class ExperimentConfig(BaseModel):
     seed: int = Field(
         0, ge=0, description="Seed of sweep, members and control run; market, baselines and bootstrap have their own"
     )
+    num_seeds: int = Field(
+        1, ge=1, description="Fits of the whole ensemble with different seeds; the first is published, all are reported"
+    )
     timeframe: str | None = Field(None, description="Length of a bar; None takes what the data holds")
     lookback: int = Field(64, ge=2, description="Bars of history that a forecast reads")
     market: MarketConfig = MarketConfig()

@@ -1,6 +1,7 @@
 """Fixtures that every test folder shares."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,3 +16,17 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real market data at {folder}")
     return folder
+
+
+@pytest.fixture
+def s3_address() -> Iterator[str]:
+    """Address pattern of an empty bucket on a real S3 server of this machine: `s3_address.format("folder")`."""
+    boto3, server_module = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    endpoint = "http://{}:{}".format(*server.get_host_and_port())
+    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="k", aws_secret_access_key="s")
+    client.create_bucket(Bucket="market")
+    yield f"s3://k:s@market/{{}}?endpoint_override={endpoint}"
+    client.close()
+    server.stop()

@@ -45,7 +45,8 @@ class Counted:
 
     def stages(self) -> Stages:
         plain = Stages()
-        return Stages(**{one.name: self._watched(one.name, getattr(plain, one.name)) for one in fields(Stages)})
+        names = [one.name for one in fields(Stages) if one.name != "folds"]
+        return Stages(**{name: self._watched(name, getattr(plain, name)) for name in names})
 
     def _watched(self, name: str, stage: Callable[..., Any]) -> Callable[..., Any]:
         def watched(*arguments: Any) -> Any:

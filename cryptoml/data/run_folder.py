@@ -3,37 +3,56 @@
 OUT/.work/<key>/features/...     a finished stage; the key covers settings, data and versions
 OUT/.work/<key>/features.part/   a stage in progress; swept away by the next run
 OUT/report.html, ...             outputs, each published by one rename
+OUT/result.json                  what a finished job left, for programs
+
+OUT is a local folder or an `s3://` address. Of a remote one this machine holds a copy: a stage is uploaded file by file and
+counts as finished when its list of files, `features.json`, is there; another machine that resumes the run fetches it.
 """
 
+import hashlib
+import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
+from cryptoml.data.storage import Storage, open_storage
 from cryptoml.errors import ConfigError
 
 __all__ = ["RunFolder", "publish_file"]
 
+RESULT = "result.json"
+
 
 class RunFolder:
-    """Stages and outputs of one run; a `with` block holds the folder against other runs.
+    """Stages and outputs of one run; a `with` block holds the folder against other runs of this machine.
 
     Args:
-        out: Folder of the outputs; made if absent.
+        out: Folder of the outputs, local or `s3://`; made if absent.
         key: Text that changes whenever an earlier stage's result may not be used again.
+
+    Attributes:
+        out: Where outputs are written on this machine.
+        address: The folder as messages show it, without credentials.
 
     Raises:
         ConfigError: The folder cannot be written, or another run holds it.
     """
 
     def __init__(self, out: str | Path, key: str) -> None:
-        self.out = Path(out).absolute()
-        self._work = self.out / ".work" / key[:16]
-        self._lock = FileLock(self.out / ".work" / ".lock")
+        self._given, self._key = os.fspath(out), key
+        storage = open_storage(out)
+        self._remote: Storage | None = None if storage.is_local else storage
+        self.address = storage.address
+        self.out = _copy_of(storage.address) if self._remote else Path(storage.base)
+        self._folder = f".work/{key[:16]}"
+        self._work = self.out / self._folder
+        self._lock: FileLock | None = None
         try:
             self._work.mkdir(parents=True, exist_ok=True)
             with self:
@@ -42,34 +61,78 @@ class RunFolder:
             raise ConfigError(f"out folder {out} cannot be written: {error.strerror}") from error
 
     def __enter__(self) -> Self:
+        lock = FileLock(self.out / ".work" / ".lock")
         try:
-            self._lock.acquire(timeout=0)
+            lock.acquire(timeout=0)
         except Timeout as error:
-            raise ConfigError(f"out folder {self.out} is in use by another run") from error
+            raise ConfigError(f"out folder {self.address} is in use by another run") from error
+        self._lock = lock
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel to a worker without the lock, which the driver keeps."""
+        return self.__dict__ | {"_lock": None}
+
+    @property
+    def is_local(self) -> bool:
+        """Whether OUT is a folder of this machine."""
+        return self._remote is None
 
     def stage(self, name: str, build: Callable[[Path], None]) -> Path:
-        """Return the folder of a stage, running `build(folder)` only if no earlier run finished it."""
+        """Return the local folder of a stage, running `build(folder)` only if no earlier run finished it."""
         finished, partial = self._work / name, self._work / f"{name}.part"
-        if not finished.is_dir():
+        if not finished.is_dir() and not self._fetch(name, finished, partial):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             build(partial)
+            self._push(name, partial)
             os.replace(partial, finished)
         return finished
 
-    def scratch(self, name: str) -> Path:
-        """Return a folder that survives interruptions but is never taken for finished, such as for checkpoints."""
-        folder = self._work / f"{name}.scratch"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+    def scratch(self, name: str) -> str:
+        """Return a place, local or remote as OUT is, that survives interruptions but is never taken for finished.
+
+        It holds checkpoints, say. A local one exists; a remote address carries the query of OUT, if it had one.
+        """
+        relative = f"{self._folder}/{name}.scratch"
+        if self._remote is None:
+            (self.out / relative).mkdir(parents=True, exist_ok=True)
+            return str(self.out / relative)
+        address, _, query = self._given.partition("?")
+        return f"{address.rstrip('/')}/{relative}" + (f"?{query}" if query else "")
+
+    def upload(self, *names: str) -> None:
+        """Copy outputs, files or folders, from this machine to a remote OUT; nothing to do for a local one."""
+        if self._remote is None:
+            return
+        for name in names:
+            path = self.out / name
+            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+                if file.is_file():
+                    self._remote.upload(file, file.relative_to(self.out).as_posix())
+
+    def result(self) -> dict[str, Any] | None:
+        """Return the record of the complete run with this key, or None where there is none."""
+        text = self._read(RESULT)
+        document = json.loads(text) if text else {}
+        return document if document.get("key") == self._key and document.get("complete") else None
+
+    def record(self, **result: Any) -> None:
+        """Write OUT/result.json; with `complete=True` it says that nothing is left to do for this key."""
+        with publish_file(self.out / RESULT) as path:
+            path.write_text(json.dumps({"key": self._key, **result}, indent=2, default=str) + "\n")
+        self.upload(RESULT)
 
     def finish(self) -> None:
         """Remove all stages: the outputs are complete."""
         shutil.rmtree(self.out / ".work", ignore_errors=True)
+        if self._remote is not None:
+            self._remote.remove_folder(".work")
 
     def _sweep(self) -> None:
         for partial in self._work.glob("*.part"):
@@ -77,6 +140,37 @@ class RunFolder:
         for other in self._work.parent.iterdir():
             if other.is_dir() and other != self._work:
                 shutil.rmtree(other, ignore_errors=True)
+
+    def _fetch(self, name: str, finished: Path, partial: Path) -> bool:
+        """Copy a stage that another machine finished; False where there is none."""
+        if self._remote is None or not self._remote.exists(f"{self._folder}/{name}.json"):
+            return False
+        shutil.rmtree(partial, ignore_errors=True)
+        for file in json.loads(self._remote.read(f"{self._folder}/{name}.json"))["files"]:
+            (partial / file).parent.mkdir(parents=True, exist_ok=True)
+            self._remote.download(f"{self._folder}/{name}/{file}", partial / file)
+        os.replace(partial, finished)
+        return True
+
+    def _push(self, name: str, built: Path) -> None:
+        if self._remote is None:
+            return
+        files = [file.relative_to(built).as_posix() for file in sorted(built.rglob("*")) if file.is_file()]
+        for file in files:
+            self._remote.upload(built / file, f"{self._folder}/{name}/{file}")
+        self._remote.publish(f"{self._folder}/{name}.json", json.dumps({"files": files}).encode())
+
+    def _read(self, relative: str) -> str:
+        if self._remote is not None:
+            return self._remote.read(relative).decode() if self._remote.exists(relative) else ""
+        path = self.out / relative
+        return path.read_text() if path.is_file() else ""
+
+
+def _copy_of(address: str) -> Path:
+    """Return where this machine keeps its copy of a remote folder."""
+    name = hashlib.sha256(address.encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"cryptoml-{os.getuid()}" / "runs" / name
 
 
 @contextmanager

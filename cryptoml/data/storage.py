@@ -108,6 +108,29 @@ class Storage:
                 with self.filesystem.open_output_stream(self.path(relative), buffer_size=0) as stream:
                     stream.write(content)
 
+    def upload(self, local: Path, relative: str) -> None:
+        """Copy a file of this machine here; on S3 the object appears when it is whole.
+
+        Raises:
+            DataError: One of the places cannot be read or written.
+        """
+        with self._errors("write", relative):
+            fs.copy_files(str(local), self.path(relative), destination_filesystem=self.filesystem)
+
+    def download(self, relative: str, local: Path) -> None:
+        """Copy a file from here to this machine.
+
+        Raises:
+            DataError: One of the places cannot be read or written.
+        """
+        with self._errors("read", relative):
+            fs.copy_files(self.path(relative), str(local), source_filesystem=self.filesystem)
+
+    def remove_folder(self, relative: str) -> None:
+        """Delete a folder and all in it; an absent one is no error."""
+        with self._errors("delete", relative):
+            self.filesystem.delete_dir_contents(self.path(relative), missing_dir_ok=True)
+
     def remove(self, relative: str) -> None:
         """Delete a file; an absent one is no error."""
         if self.exists(relative):

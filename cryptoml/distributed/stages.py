@@ -1,7 +1,11 @@
 """The pipeline's heavy stages on a cluster."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cryptoml.data.panel import Panel
 from cryptoml.distributed import features, training, tuning
@@ -12,19 +16,49 @@ from cryptoml.training.member import FittedMember, FoldData, MemberTask
 __all__ = ["ray_stages"]
 
 
-def ray_stages(storage: str | None = None, workers: training.WorkerConfig | None = None) -> Stages:
+def ray_stages(storage: str | None = None, workers: training.WorkerConfig | None = None, parallel_folds: int = 1) -> Stages:
     """Return the stages mapped over the connected cluster: Ray Data for features, Tune for the sweep, Train for members.
 
     Args:
         storage: Folder for training checkpoints that all nodes reach, local or `s3://`; that of the run by default.
         workers: Resources of each member's training run.
+        parallel_folds: Refits that run side by side; 1 refits in the caller's process, fold after fold.
     """
+    fit = partial(_fit, storage=storage, workers=workers)
+    stages = Stages(features=_features, sweep=tuning.run_sweep, fit=fit)
+    if parallel_folds == 1:
+        return stages
+    return Stages(stages.features, stages.sweep, stages.fit, partial(_map_folds, parallel_folds=parallel_folds))
 
-    def compute_features(panel: Panel, config: FeatureConfig) -> FeaturePanel:
-        return features.build_features(panel, config)
 
-    def fit(data: FoldData, tasks: Sequence[MemberTask], folder: Path) -> list[FittedMember]:
-        place = str(folder) if storage is None else f"{storage.rstrip('/')}/{folder.parent.name}/{folder.name}"
-        return training.fit_members(data, tasks, place, workers=workers)
+def _features(panel: Panel, config: FeatureConfig) -> FeaturePanel:
+    return features.build_features(panel, config)
 
-    return Stages(features=compute_features, sweep=tuning.run_sweep, fit=fit)
+
+def _fit(
+    data: FoldData, tasks: Sequence[MemberTask], folder: str, *, storage: str | None, workers: training.WorkerConfig | None
+) -> list[FittedMember]:
+    place = folder if storage is None else "/".join([storage.rstrip("/"), *folder.partition("?")[0].split("/")[-2:]])
+    return training.fit_members(data, tasks, place, workers=workers)
+
+
+def _map_folds(function: Callable[[Any], Any], folds: Sequence[Any], *, parallel_folds: int) -> list[Any]:
+    """Refit folds as tasks of this node, which holds the run folder; what they share lies once in its object store.
+
+    A task drives its members' training runs and takes no CPU itself, so folds never wait for each other's place.
+    """
+    shared = ray.put(function)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    waiting, running, results = list(enumerate(folds)), dict[Any, int](), dict[int, Any]()
+    while waiting or running:
+        while waiting and len(running) < parallel_folds:
+            number, fold = waiting.pop(0)
+            running[_call.options(scheduling_strategy=here).remote(shared, fold)] = number
+        for done in ray.wait(list(running))[0]:
+            results[running.pop(done)] = ray.get(done)
+    return [results[number] for number in range(len(folds))]
+
+
+@ray.remote(num_cpus=0)
+def _call(function: Callable[[Any], Any], item: Any) -> Any:
+    return function(item)

@@ -1,10 +1,14 @@
 """The folder of a run: finished stages are reused, half-done ones are not, and outputs appear whole."""
 
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from cryptoml.data import run_folder
 from cryptoml.data.run_folder import RunFolder, publish_file
+from cryptoml.data.storage import open_storage
 from cryptoml.errors import ConfigError
 
 KEY, OTHER = "a" * 64, "b" * 64
@@ -57,8 +61,8 @@ class TestStages:
         assert not old.exists()
 
     def test_scratch_outlives_an_interruption(self, tmp_path: Path) -> None:
-        write(RunFolder(tmp_path, KEY).scratch("fold_1"))
-        assert (RunFolder(tmp_path, KEY).scratch("fold_1") / "result.txt").exists()
+        write(Path(RunFolder(tmp_path, KEY).scratch("fold_1")))
+        assert (Path(RunFolder(tmp_path, KEY).scratch("fold_1")) / "result.txt").exists()
 
     def test_finish_leaves_the_outputs_alone(self, tmp_path: Path) -> None:
         run = RunFolder(tmp_path / "out", KEY)
@@ -66,6 +70,69 @@ class TestStages:
         write(run.out)
         run.finish()
         assert [path.name for path in run.out.iterdir()] == ["result.txt"]
+
+
+class TestResult:
+    def test_is_known_for_the_same_key_alone(self, tmp_path: Path) -> None:
+        run = RunFolder(tmp_path, KEY)
+        run.record(job="train_ensemble", seconds=1.5)
+        assert run.result() is None
+        run.record(job="run_pipeline", complete=True)
+        assert RunFolder(tmp_path, OTHER).result() is None
+        result = RunFolder(tmp_path, KEY).result()
+        assert result is not None
+        assert result["job"] == "run_pipeline"
+
+    def test_a_run_travels_without_its_lock(self, tmp_path: Path) -> None:
+        with RunFolder(tmp_path, KEY) as run:
+            pickle.loads(pickle.dumps(run)).stage("features", write)
+            assert (run.stage("features", never) / "result.txt").exists()
+            with pytest.raises(ConfigError, match="in use by another run"):
+                RunFolder(tmp_path, KEY)
+
+
+class TestRemote:
+    """Two machines, each with a copy of its own, share a run on S3."""
+
+    @pytest.fixture
+    def move(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+        def to(machine: str) -> None:
+            monkeypatch.setattr(run_folder.tempfile, "gettempdir", lambda: str(tmp_path / machine))
+
+        return to
+
+    def test_a_stage_is_fetched_where_it_was_not_built(self, s3_address: str, move: Callable[[str], None]) -> None:
+        out = s3_address.format("run")
+        move("first")
+        RunFolder(out, KEY).stage("features", write)
+        with pytest.raises(Interrupted):
+            RunFolder(out, KEY).stage("sweep", broken)
+        move("second")
+        again = RunFolder(out, KEY)
+        assert (again.stage("features", never) / "result.txt").read_text() == "whole"
+        assert (again.stage("sweep", write) / "result.txt").read_text() == "whole"
+
+    def test_outputs_are_uploaded_and_stages_removed(self, s3_address: str, move: Callable[[str], None]) -> None:
+        out = s3_address.format("run")
+        move("first")
+        with RunFolder(out, KEY) as run:
+            run.stage("features", write)
+            (run.out / "bundle").mkdir()
+            write(run.out / "bundle")
+            run.upload("bundle")
+            run.finish()
+            run.record(complete=True)
+        storage = open_storage(out)
+        assert storage.list_files("", recursive=True) == ["bundle/result.txt", "result.json"]
+        assert "k:s@" not in run.address
+        move("second")
+        assert RunFolder(out, KEY).result() is not None
+
+    def test_scratch_is_an_address_in_the_same_bucket(self, s3_address: str, move: Callable[[str], None]) -> None:
+        move("first")
+        place = RunFolder(s3_address.format("run"), KEY).scratch("fold_1")
+        open_storage(place).publish("checkpoint", b"weights")
+        assert open_storage(s3_address.format("run")).exists(f".work/{KEY[:16]}/fold_1.scratch/checkpoint")
 
 
 @pytest.mark.parametrize("inside", ["file", "file/deeper"])

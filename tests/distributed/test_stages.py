@@ -15,12 +15,15 @@ from cryptoml.data.splits import walk_forward
 from cryptoml.data.synthetic import MarketConfig, synthetic_market
 from cryptoml.distributed import features, training, tuning
 from cryptoml.distributed.cluster import cluster, num_slots
+from cryptoml.distributed.stages import ray_stages
 from cryptoml.errors import ConfigError, CryptomlError, DataError
 from cryptoml.features.engineer import AdvancedFeatureEngineer, FeatureConfig, build_features
 from cryptoml.features.targets import TargetConfig, make_targets
+from cryptoml.pipeline import open_market, run_pipeline
 from cryptoml.training.config import TrainingConfig
 from cryptoml.training.member import FittedMember, FoldData, MemberConfig, MemberTask, fit_member
 from cryptoml.training.sweep import SweepConfig, run_trial
+from tests.tiny import tiny_experiment
 
 NUM_BARS, LOOKBACK = 900, 8
 TARGETS = TargetConfig(
@@ -171,3 +174,13 @@ class TestParity:
         assert num_slots(0.5) == 4
         assert num_slots(16.0) == 1
         assert num_slots(1.0, gpus_per_task=1.0) == 1
+
+
+@pytest.mark.slow
+def test_folds_side_by_side_forecast_the_same(tmp_path: Path, ray_cluster: None, one_thread: None) -> None:
+    config = tiny_experiment(sweep={"num_trials": 0}, shuffled_label_run=False, walk_forward={"num_folds": 2})
+    market = open_market("synthetic", config)
+    plain = run_pipeline(config, market, tmp_path / "plain")
+    mapped = run_pipeline(config, market, tmp_path / "ray", stages=ray_stages(parallel_folds=2))
+    numbers = plain.predictions.columns[plain.predictions.dtypes == np.float32]
+    np.testing.assert_allclose(mapped.predictions[numbers], plain.predictions[numbers], atol=1e-5)

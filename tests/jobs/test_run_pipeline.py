@@ -22,7 +22,7 @@ from jobs.run_pipeline import PipelineArguments, main
 from tests.conftest import REPOSITORY
 from tests.tiny import SETTINGS
 
-OUTPUTS = ["bundle", "predictions.parquet", "report.html", "report.json"]
+OUTPUTS = ["bundle", "predictions.parquet", "report.html", "report.json", "result.json"]
 
 
 def candles(bars: int = 600, seed: int = 0) -> pd.DataFrame:

@@ -1,0 +1,223 @@
+"""One refit of a walk-forward: scale on the training span, fit, calibrate on the validation span, forecast the test span.
+
+Nothing here reads a label or a feature of the test span but to forecast it. Folds share nothing that is written, so an
+orchestrator may run them side by side.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+from tqdm import tqdm
+
+from cryptoml.config import ExperimentConfig
+from cryptoml.data.market import Market
+from cryptoml.data.panel import Panel
+from cryptoml.data.run_folder import RunFolder
+from cryptoml.data.splits import Fold, Span, first_test_bar, walk_forward
+from cryptoml.errors import ConfigError
+from cryptoml.evaluation.baselines import BASELINES, run_baselines
+from cryptoml.evaluation.candidates import Candidate, EvaluationInput, candidate_from_predictions
+from cryptoml.evaluation.importance import feature_importance
+from cryptoml.features.engineer import AdvancedFeatureEngineer, FeatureConfig, FeaturePanel, build_features
+from cryptoml.features.scaling import FeatureScaler
+from cryptoml.features.targets import Targets
+from cryptoml.models.ensemble import Ensemble, Predictions
+from cryptoml.training.fold import calibrated, forecast_member, forecast_test, scale_fold
+from cryptoml.training.member import CONTROL, FittedMember, FoldData, MemberTask, fit_member, load_fitted, save_fitted
+from cryptoml.training.sweep import SweepConfig, SweepTrial, run_sweep, tuned_tasks
+
+__all__ = ["FoldForecast", "Refit", "Stages", "Walk", "compute_features", "fit_members", "plan_folds", "progress_bar"]
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def compute_features(panel: Panel, config: FeatureConfig) -> FeaturePanel:
+    """Compute all features of a panel, one symbol after the other."""
+    with progress_bar("features", "symbol", panel.num_assets) as bar:
+        return build_features(panel, AdvancedFeatureEngineer(config), on_symbol=lambda _: bar.update())
+
+
+def fit_members(data: FoldData, tasks: Sequence[MemberTask], folder: str) -> list[FittedMember]:
+    """Fit members one after the other, resuming from checkpoints in `folder` where that is local."""
+    keep = "://" not in folder
+    return [fit_member(data, task, checkpoint_dir=Path(folder) / task.name if keep else None) for task in tasks]
+
+
+def map_plainly(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
+    """Do one item after the other."""
+    return [function(item) for item in items]
+
+
+@dataclass(frozen=True)
+class Stages:
+    """How the heavy stages run: by default plainly, in this process."""
+
+    features: Callable[[Panel, FeatureConfig], FeaturePanel] = compute_features
+    sweep: Callable[[FoldData, MemberTask, SweepConfig], list[SweepTrial]] = run_sweep
+    fit: Callable[[FoldData, Sequence[MemberTask], str], list[FittedMember]] = fit_members
+    folds: Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]] = map_plainly
+
+
+def plan_folds(config: ExperimentConfig, panel: Panel, train_end: str | pd.Timestamp | None) -> list[Fold]:
+    """Cut the panel's bars into purged walk-forward folds.
+
+    Raises:
+        ConfigError: The data is too short for the settings, or `train_end` lies outside it.
+    """
+    settings, longest = config.walk_forward, config.targets.horizons[-1]
+    test_start = first_test_bar(panel.timestamps, train_end, settings.test_fraction)
+    folds = walk_forward(
+        panel.num_bars,
+        test_start=test_start,
+        label_bars=longest,
+        embargo_bars=longest if settings.embargo_bars is None else settings.embargo_bars,
+        validation_bars=max(1, round(settings.validation_fraction * test_start)),
+        num_folds=settings.num_folds,
+        train_bars=settings.train_bars,
+    )
+    if panel.num_bars - test_start <= longest:
+        raise ConfigError(f"the test must be longer than the longest horizon {longest}, was {panel.num_bars - test_start} bars")
+    if len(folds[0].train) < 2 * config.lookback:
+        raise ConfigError(f"training needs at least {2 * config.lookback} bars, twice the lookback, has {len(folds[0].train)}")
+    return folds
+
+
+@dataclass(frozen=True, eq=False)
+class Refit:
+    """The models of one fold, calibrated, and what each forecasts from the validation span on.
+
+    Attributes:
+        data: The scaled fold.
+        scaler: Fitted on the training span.
+        fitted: The members as configured.
+        ensembles: One per seed; the first holds the members of `fitted`.
+        forecasts: Of each ensemble's members, from the first validation bar to the last test bar.
+        control: The run on shuffled labels and its forecasts, where there is one.
+    """
+
+    data: FoldData
+    scaler: FeatureScaler
+    fitted: list[FittedMember]
+    ensembles: list[Ensemble]
+    forecasts: list[list[Predictions]]
+    control: tuple[Ensemble, Predictions] | None
+
+    def predictions(self, seed: int = 0) -> Predictions:
+        """Return what an ensemble forecasts on the test bars."""
+        return forecast_test(self.ensembles[seed], self.forecasts[seed], self.data)
+
+
+@dataclass(frozen=True, eq=False)
+class FoldForecast:
+    """What one fold contributes to the evaluation, and its first ensemble."""
+
+    ensemble: Ensemble
+    scaler: FeatureScaler
+    fitted: list[FittedMember]
+    importance: dict[str, float]
+    predictions: Predictions
+    others: list[Candidate]
+
+
+@dataclass(frozen=True, eq=False)
+class Walk:
+    """What all folds of a walk-forward share.
+
+    Attributes:
+        parameters: Hyperparameters that a sweep found.
+    """
+
+    config: ExperimentConfig
+    market: Market
+    features: FeaturePanel
+    targets: Targets
+    run: RunFolder
+    stages: Stages
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    def refit(self, fold: Fold) -> Refit:
+        """Fit and calibrate the models of one fold."""
+        config = self.config
+        scaled = scale_fold(self.features, self.targets, fold, config.targets, config.scaling)
+        data = scaled.data
+        tasks = [self._tasks(data, seed) for seed in range(config.num_seeds)]
+        control = [replace(tasks[0][-1], name=CONTROL, shuffle_labels=True)] if config.shuffled_label_run else []
+        fitted = self._fit(data, [task for group in [*tasks, control] for task in group])
+        ensembles, forecasts = [], []
+        for group in tasks:
+            members = [fitted[task.name].build() for task in group]
+            shown = tqdm(members, desc="forecasts", unit="member", disable=None, leave=False)
+            forecasts.append([forecast_member(member, data, config.lookback) for member in shown])
+            ensembles.append(calibrated(members, forecasts[-1], data))
+        return Refit(
+            data=data,
+            scaler=scaled.scaler,
+            fitted=[fitted[task.name] for task in tasks[0]],
+            ensembles=ensembles,
+            forecasts=forecasts,
+            control=self._control(fitted[CONTROL], data) if control else None,
+        )
+
+    def forecast(self, fold: Fold) -> FoldForecast:
+        """Refit one fold and forecast its test bars, with baselines, single members, other seeds and the control run."""
+        refit = self.refit(fold)
+        data, ensemble = refit.data, refit.ensembles[0]
+        inputs = self.inputs(data.targets, fold.train, fold.test)
+        with progress_bar("baselines", "model", len(BASELINES)) as bar:
+            others = run_baselines(inputs, data.features, self.config.baselines, on_baseline=lambda _: bar.update())
+        for part, member, forecast in zip(refit.fitted, ensemble.members, refit.forecasts[0], strict=True):
+            alone = forecast_test(calibrated([member], [forecast], data), [forecast], data)
+            others.append(candidate_from_predictions(f"member_{part.name}", alone, inputs))
+        for seed in range(1, self.config.num_seeds):
+            others.append(candidate_from_predictions(f"ensemble_seed_{seed}", refit.predictions(seed), inputs))
+        if refit.control is not None:
+            control, forecast = refit.control
+            others.append(candidate_from_predictions(CONTROL, forecast_test(control, [forecast], data), inputs))
+        validation = data.features[:, fold.validation.bars]
+        importance = feature_importance(ensemble.members, ensemble.weights, validation, self.features.names)
+        return FoldForecast(ensemble, refit.scaler, refit.fitted, importance, refit.predictions(), others)
+
+    def inputs(self, targets: Targets, train: Span, test: Span, num_trials: int = 1) -> EvaluationInput:
+        """Return what candidates on the bars of `test` share."""
+        config = self.config
+        return EvaluationInput(
+            self.market.panel,
+            targets,
+            config.targets,
+            (train.start, train.stop),
+            (test.start, test.stop),
+            config.trading,
+            config.backtest,
+            config.bootstrap,
+            num_trials=num_trials,
+        )
+
+    def _tasks(self, data: FoldData, seed: int) -> list[MemberTask]:
+        """Return the members' fits; those of a further seed carry it in their names."""
+        config = self.config
+        tasks = [member.task(data, config.training, config.lookback, config.seed + seed) for member in config.members]
+        tasks = tuned_tasks(tasks, self.parameters, [member.learning_rate is not None for member in config.members])
+        return [replace(task, name=f"{task.name}_seed_{seed}") for task in tasks] if seed else tasks
+
+    def _fit(self, data: FoldData, tasks: Sequence[MemberTask]) -> dict[str, FittedMember]:
+        name = f"fold_{data.fold.test.start}"
+
+        def build(folder: Path) -> None:
+            for fitted in self.stages.fit(data, tasks, self.run.scratch(name)):
+                save_fitted(folder / f"{fitted.name}.safetensors", fitted)
+
+        folder = self.run.stage(name, build)
+        return {task.name: load_fitted(folder / f"{task.name}.safetensors") for task in tasks}
+
+    def _control(self, fitted: FittedMember, data: FoldData) -> tuple[Ensemble, Predictions]:
+        model = fitted.build()
+        return Ensemble([model]), forecast_member(model, data, self.config.lookback)
+
+
+def progress_bar(label: str, unit: str, total: int) -> tqdm:
+    """Return a progress bar that shows on a terminal alone."""
+    return tqdm(total=total, desc=label, unit=unit, disable=None, leave=False)

@@ -1,0 +1,91 @@
+"""The jobs on one experiment: each does its stage in the shared folder, and nothing is done twice."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from cryptoml.models.bundle import load_bundle
+from cryptoml.pipeline import Stages
+from jobs import evaluate_ensemble, experiment, run_pipeline, train_ensemble
+from jobs.command_line import run
+from jobs.experiment import ExperimentArguments
+from tests.tiny import SETTINGS
+
+JOBS = {
+    "train": (train_ensemble.main, train_ensemble.TrainArguments),
+    "evaluate": (evaluate_ensemble.main, evaluate_ensemble.EvaluateArguments),
+    "run": (run_pipeline.main, run_pipeline.PipelineArguments),
+}
+
+
+@pytest.fixture
+def flags(tmp_path: Path) -> list[str]:
+    settings = tmp_path / "tiny.yaml"
+    settings.write_text(yaml.safe_dump(SETTINGS | {"sweep": {"num_trials": 0}, "shuffled_label_run": False}))
+    return ["--data", "synthetic", "--preset", "debug", "--config", str(settings), "--engine", "local"]
+
+
+def job(name: str, *flags: str) -> int:
+    main, arguments = JOBS[name]
+    return run(main, arguments, flags)
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_help_names_what_the_jobs_share(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        job(name, "--help")
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(flag in shown for flag in ("--data", "--out", "--folds", "--seeds", "--storage", "--again"))
+
+
+def test_training_leaves_its_fits_to_the_evaluation(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    flags += ["--out", str(out), "--seeds", "2"]
+    assert job("train", *flags) == 0
+    assert "tcn" in capsys.readouterr().out
+    assert load_bundle(out / "bundle").metrics["validation_loss"].keys() == {"tft", "tcn"}
+    result = json.loads((out / "result.json").read_text())
+    assert (result["job"], set(result["members"])) == ("train_ensemble", {"tft", "tcn"})
+
+    with monkeypatch.context() as patched:
+        patched.setattr(experiment, "Stages", lambda: Stages(features=never, fit=never))
+        assert job("evaluate", *flags) == 0
+    report = json.loads((out / "report.json").read_text())
+    assert {"ensemble_seed_1", "member_tft"} <= set(report["baselines"])
+    table = pd.read_parquet(out / "predictions.parquet")
+
+    assert job("run", *flags) == 0
+    assert "is complete" in capsys.readouterr().out
+    assert job("run", *flags, "--again") == 0
+    pd.testing.assert_frame_equal(pd.read_parquet(out / "predictions.parquet"), table)
+
+
+def never(*_: object) -> None:
+    raise AssertionError("an earlier job has done this")
+
+
+def test_a_run_on_s3_leaves_all_its_outputs_there(flags: list[str], s3_address: str) -> None:
+    from cryptoml.data.storage import open_storage
+
+    out = s3_address.format("run")
+    assert job("run", *flags, "--out", out) == 0
+    found = open_storage(out).list_files(recursive=True)
+    assert {"predictions.parquet", "report.html", "report.json", "result.json", "bundle/bundle.json"} <= set(found)
+
+
+def test_symbols_of_the_built_in_market_cannot_be_chosen(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert job("run", *flags, "--out", str(tmp_path / "out"), "--symbols", "BTC/USDT") == 2
+    assert "symbols" in capsys.readouterr().err
+
+
+def test_flags_change_the_experiment() -> None:
+    config = ExperimentArguments(data="synthetic", out="x", folds=3, seeds=2, seed=5, timeframe="4h").experiment()
+    assert (config.walk_forward.num_folds, config.num_seeds, config.seed, config.timeframe) == (3, 2, 5, "4h")
