@@ -1,6 +1,7 @@
 """Fixtures that every test folder shares."""
 
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +27,8 @@ def s3_address() -> Iterator[str]:
     server.start()
     endpoint = "http://{}:{}".format(*server.get_host_and_port())
     client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="k", aws_secret_access_key="s")
-    client.create_bucket(Bucket="market")
-    yield f"s3://k:s@market/{{}}?endpoint_override={endpoint}"
+    bucket = f"market-{uuid.uuid4().hex}"  # servers of one process share their buckets
+    client.create_bucket(Bucket=bucket)
+    yield f"s3://k:s@{bucket}/{{}}?endpoint_override={endpoint}"
     client.close()
     server.stop()
