@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cryptoml.features.rolling import FEW_WINDOWS, FOLD_OF, delay
+from cryptoml.features.rolling import FOLD_OF, delay
 
-__all__ = ["Bars", "TailBars"]
+__all__ = ["Bars"]
 
 FloatArray = NDArray[np.float64]
 
@@ -122,90 +122,43 @@ class Bars:
     @cached_property
     def log_close(self) -> FloatArray:
         """Natural logarithm of the close."""
-        return self._per_bar("log_close", lambda: np.log(self.close))
+        return np.log(self.close)
 
     @cached_property
     def log_return(self) -> FloatArray:
         """`ln(close_t / close_{t-1})`, two rows; exactly zero where the price stood still."""
-        return self._per_bar("log_return", lambda: self.log_close - delay(self.log_close, 1))
+        return self.log_close - delay(self.log_close, 1)
 
     @cached_property
     def absolute_return(self) -> FloatArray:
         """Absolute log return, two rows."""
-        return self._per_bar("absolute_return", lambda: np.abs(self.log_return))
+        return np.abs(self.log_return)
 
     @cached_property
     def squared_return(self) -> FloatArray:
         """Squared log return, two rows."""
-        return self._per_bar("squared_return", lambda: self.log_return**2)
+        return self.log_return**2
 
     @cached_property
     def log_range(self) -> FloatArray:
         """`ln(high / low)`."""
-        return self._per_bar("log_range", lambda: np.log(self.high / self.low))
+        return np.log(self.high / self.low)
 
     @cached_property
     def log_body(self) -> FloatArray:
         """`ln(close / open)`."""
-        return self._per_bar("log_body", lambda: np.log(self.close / self.open))
+        return np.log(self.close / self.open)
 
     @cached_property
     def typical_price(self) -> FloatArray:
         """`(high + low + close) / 3`."""
-        return self._per_bar("typical_price", lambda: (self.high + self.low + self.close) / 3.0)
+        return (self.high + self.low + self.close) / 3.0
 
     @cached_property
     def true_range(self) -> FloatArray:
         """Wilder 1978: `max(high, close_{t-1}) - min(low, close_{t-1})`, two rows."""
-
-        def compute() -> FloatArray:
-            previous = delay(self.close, 1)
-            return np.maximum(self.high, previous) - np.minimum(self.low, previous)
-
-        return self._per_bar("true_range", compute)
-
-    def _per_bar(self, name: str, compute: Callable[[], FloatArray]) -> FloatArray:
-        """Return a series whose values each depend on a bar or two."""
-        return compute()
-
-
-class TailBars(Bars):
-    """The last bars of others, which share with them what does not depend on where a series begins."""
-
-    def __init__(self, whole: Bars, length: int) -> None:
-        """Look at the last `length` bars of `whole`, as views."""
-        super().__init__(whole.timestamps, whole.timeframe, {})
-        self._whole, self._length = whole, min(length, len(whole))
-
-    def __len__(self) -> int:
-        return self._length
-
-    @property
-    def timestamps(self) -> pd.DatetimeIndex:
-        """`[time]` opens of the bars, UTC."""
-        return self._whole.timestamps[-self._length :]
-
-    @property
-    def columns(self) -> Mapping[str, FloatArray]:
-        """Name to float64 `[time]`, NaN where absent."""
-        return {name: values[-self._length :] for name, values in self._whole.columns.items()}
-
-    def column(self, name: str) -> FloatArray:
-        """Return a column `[time]` of the whole, filled forward."""
-        return self._whole.column(name)[-self._length :]
-
-    def rolled(self, kernel: Callable[..., Any], series: str, *arguments: float) -> Any:
-        """Return what the whole has rolled where that is shared with other windows, or else roll these few bars."""
-        few = FOLD_OF.get(kernel) == "moments" and self._length - arguments[0] < FEW_WINDOWS
-        if kernel not in FOLD_OF or few:
-            return super().rolled(kernel, series, *arguments)
-        rolled = self._whole.rolled(kernel, series, *arguments)
-        if isinstance(rolled, tuple):
-            return tuple(part[-self._length :] for part in rolled)
-        return rolled[-self._length :]
-
-    def _per_bar(self, name: str, compute: Callable[[], FloatArray]) -> FloatArray:
-        return getattr(self._whole, name)[-self._length :]
+        previous = delay(self.close, 1)
+        return np.maximum(self.high, previous) - np.minimum(self.low, previous)
 
 
 def _filled(values: FloatArray) -> FloatArray:

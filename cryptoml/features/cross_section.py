@@ -5,8 +5,8 @@ ranks. All values `[asset, time]`.
 """
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from cryptoml.features.contract import days, feature, hours
 from cryptoml.features.market import Market
@@ -36,10 +36,9 @@ LEAD_EVIDENCE = 3.0  # standard errors
 
 def _rank(values: FloatArray) -> FloatArray:
     """Return the rank among the assets that have a value, from -0.5 to 0.5; 0 for one alone."""
-    seen = np.isfinite(values)
-    count = seen.sum(axis=0)
-    rank = rankdata(np.where(seen, values, np.inf), axis=0)
-    return np.where(seen, safe_ratio(rank - 1.0, np.broadcast_to(count - 1.0, rank.shape), 0.5) - 0.5, np.nan)
+    rank = pd.DataFrame(values).rank(axis=0).to_numpy()
+    count = np.broadcast_to(np.isfinite(rank).sum(axis=0), rank.shape)
+    return safe_ratio(rank - 1.0, count - 1.0, 0.5) - 0.5 + 0.0 * rank
 
 
 def _deviation(values: FloatArray) -> FloatArray:

@@ -7,6 +7,7 @@ processor's cache and peak memory stays near the float32 output.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from cryptoml.features import (
 from cryptoml.features.contract import CATEGORIES, Bars, Feature, FeatureFamily, families_of
 from cryptoml.features.joins import bars_from_panel
 from cryptoml.features.live import LiveFeatures
+from cryptoml.features.live_plan import LivePlan
 from cryptoml.features.market import Market, market_from_panel
 from cryptoml.features.public_inputs import panel_from_inputs
 
@@ -215,7 +217,11 @@ class AdvancedFeatureEngineer:
         Takes and refuses what `extract_all_features` does, whose rows its own equal. Features over a panel are not in it.
         """
         panel, _ = panel_from_inputs(ohlcv, self.config.timeframe, onchain, orderbook, cross_exchange, trades)
-        return LiveFeatures(self.features, self.config.timeframe, panel)
+        return LiveFeatures(self._live_plan, panel)
+
+    @cached_property
+    def _live_plan(self) -> LivePlan:
+        return LivePlan(self.features, self.config.timeframe)
 
 
 def build_features(

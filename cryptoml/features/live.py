@@ -1,11 +1,11 @@
 """The next feature row from a buffer of the last bars: what a bot asks for at every close.
 
-Each feature sees the bars of its own lookback and no more, so that a row costs a few milliseconds. By the feature
-contract it equals the batch row of its bar.
+Formulas are recorded once, and replayed for the newest bar only; see `trace.py` and `replay.py`. By the feature contract a
+row equals the batch row of its bar.
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -16,18 +16,17 @@ from numpy.typing import NDArray
 from cryptoml.data.panel import CANDLE_FIELDS, Panel
 from cryptoml.data.schema import parse_timeframe
 from cryptoml.errors import DataError
-from cryptoml.features.bars import Bars, TailBars
-from cryptoml.features.contract import Feature
+from cryptoml.features.bars import Bars
 from cryptoml.features.joins import bars_from_panel
 from cryptoml.features.live_inputs import LiveInputs
+from cryptoml.features.live_plan import LivePlan
 from cryptoml.features.public_inputs import REQUIRED, check_candles_make_sense, check_number
+from cryptoml.features.replay import Replay
 
 __all__ = ["LiveFeatures"]
 
 FloatArray = NDArray[np.float64]
 MICROSECOND = pd.Timedelta(microseconds=1)
-RECENT_BARS = 256
-"""Bars that short lookbacks share among each other: long series cost more than they save."""
 
 
 class LiveFeatures:
@@ -38,24 +37,16 @@ class LiveFeatures:
         names: Names of the features of a row.
     """
 
-    def __init__(self, features: Sequence[Feature], timeframe: str, history: Panel) -> None:
+    def __init__(self, plan: LivePlan, history: Panel) -> None:
         """Fill the buffer with the last bars of a one-symbol panel."""
-        self.timeframe = timeframe
-        self.names = pd.Index([one.name for one in features])
-        self._features = tuple(features)
-        self._step = parse_timeframe(timeframe) // MICROSECOND
-        self._groups = _groups(self._features)
-        inputs = {name for one in features for name in one.inputs}
-        self._columns = {name: row for row, name in enumerate((*CANDLE_FIELDS, *sorted(inputs - set(CANDLE_FIELDS))))}
-        self._buffer = _Buffer(len(self._columns), max((one.lookback for one in features), default=1))
-        kinds = list({one.inputs: None for one in features})
-        rows = [[self._columns[name] for name in kind or ("close",)] for kind in kinds]
-        self._inputs_of = np.array([row for kind in rows for row in kind], dtype=np.int64)
-        self._inputs_from = np.cumsum([0, *(len(kind) for kind in rows)])[:-1]
-        self._inputs_at = np.array([kinds.index(one.inputs) for one in features], dtype=np.int64)
-        self._input_runs = np.array([one.input_run or one.lookback for one in features])
-        self._close_runs = np.array([one.lookback if one.input_run else 1 for one in features])
-        self._inputs = LiveInputs(timeframe, history)
+        self.timeframe = plan.timeframe
+        self.names = pd.Index([one.name for one in plan.features])
+        self._plan = plan
+        self._step = parse_timeframe(plan.timeframe) // MICROSECOND
+        self._columns = {name: row for row, name in enumerate(plan.columns)}
+        self._read = [self._columns[name] for name in plan.program.columns]
+        self._buffer = _Buffer(len(self._columns), plan.keep)
+        self._inputs = LiveInputs(plan.timeframe, history)
         self._fill(bars_from_panel(history, history.symbols[0]))
 
     def _fill(self, history: Bars) -> None:
@@ -63,6 +54,13 @@ class LiveFeatures:
         rows = np.stack([history.columns.get(name, missing) for name in self._columns])
         self._buffer.extend(rows, history.timestamps.as_unit("us").asi8)
         self._buffer.count_runs(len(history))
+        self._start()
+
+    def _start(self) -> None:
+        """Work through the whole buffer."""
+        bars = self._bars(self._buffer.length)
+        self._replay = Replay(self._plan.program)
+        self._replay.run({name: bars.column(name) for name in self._plan.program.columns})
 
     @property
     def timestamp(self) -> pd.Timestamp | None:
@@ -103,6 +101,10 @@ class LiveFeatures:
             if name in self._columns:
                 self._buffer.overwrite(self._columns[name], joined)
         self._buffer.count_runs(len(stamps))
+        if skipped:
+            self._start()
+        else:
+            self._replay.step(self._buffer.rows[self._read, -1])
         return self.latest()
 
     def latest(self) -> pd.Series:
@@ -113,30 +115,24 @@ class LiveFeatures:
         """
         if not self._buffer.length:
             raise DataError("live features need at least one bar, buffer was empty")
-        row = np.full(len(self._features), np.nan)
-        ready = self._ready()
-        stamps = pd.DatetimeIndex(self._buffer.stamps.view("datetime64[us]")).tz_localize("UTC")
-        bars, recent = (self._bars(stamps, length) for length in (self._buffer.length, RECENT_BARS))
+        plan = self._plan
+        row = np.full(len(plan.features), np.nan)
+        ready = plan.ready(self._buffer.runs)
+        row[plan.replayed] = self._replay.outputs
         with np.errstate(all="ignore"):
-            for lookback, members in self._groups:
-                tail = TailBars(recent if lookback <= RECENT_BARS else bars, lookback)
-                for index in members:
-                    if ready[index]:
-                        one = self._features[index]
-                        row[index] = one.function(tail, *one.arguments)[-1]
+            for lookback, members in plan.direct.items():
+                bars = self._bars(min(lookback, self._buffer.length))
+                for one in (one for one in members if ready[one]):
+                    row[one] = plan.features[one].function(bars, *plan.features[one].arguments)[-1]
             values = row.astype(np.float32)
-        values[~np.isfinite(values)] = np.nan
+        values[~(ready & np.isfinite(values))] = np.nan
         return pd.Series(values, index=self.names, name=self.timestamp)
 
-    def _bars(self, stamps: pd.DatetimeIndex, length: int) -> Bars:
-        return Bars(stamps[-length:], self.timeframe, dict(zip(self._columns, self._buffer.rows[:, -length:], strict=True)))
-
-    def _ready(self) -> list[bool]:
-        """Tell for each feature whether its inputs have been present for long enough; see `Feature.__call__`."""
-        runs = self._buffer.runs
-        shared = np.minimum.reduceat(runs[self._inputs_of], self._inputs_from)
-        closes = runs[self._columns["close"]]
-        return ((shared[self._inputs_at] >= self._input_runs) & (closes >= self._close_runs)).tolist()
+    def _bars(self, length: int) -> Bars:
+        """Return the last bars of the buffer."""
+        start = self._buffer.length - length
+        stamps = pd.DatetimeIndex(self._buffer.stamps[start:].view("datetime64[us]")).tz_localize("UTC")
+        return Bars(stamps, self.timeframe, dict(zip(self._columns, self._buffer.rows[:, start:], strict=True)))
 
     def _open(self, bar: Mapping[str, Any] | pd.Series) -> int:
         """Return the bar's open in microseconds, checked against the last."""
@@ -208,11 +204,3 @@ class _Buffer:
         present = np.isfinite(self.rows[:, max(self.length - num_new, 0) :])
         newest_gap = np.argmax(~present[:, ::-1], axis=1) if present.size else 0
         self.runs = np.where(present.all(axis=1), self.runs + present.shape[1], newest_gap)
-
-
-def _groups(features: Sequence[Feature]) -> list[tuple[int, list[int]]]:
-    """Return each lookback with the places of the features that have it."""
-    places: dict[int, list[int]] = {}
-    for index, one in enumerate(features):
-        places.setdefault(one.lookback, []).append(index)
-    return sorted(places.items())

@@ -135,7 +135,7 @@ def cci(bars: Bars, n: int) -> FloatArray:
     mean = bars.rolled(rolling_mean, "typical_price", n)
     deviation = np.abs(price - mean)
     for age in range(1, n):
-        deviation[age:] += np.abs(price[:-age] - mean[age:])
+        deviation += np.abs(delay(price, age) - mean)
     return safe_ratio(price - mean, deviation * (0.015 / n), 0.0)
 
 

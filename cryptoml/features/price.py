@@ -15,6 +15,7 @@ from cryptoml.features.rolling import (
     span_window,
     zscore,
 )
+from cryptoml.features.trace import elementwise
 from cryptoml.features.volatility import close_volatility
 
 __all__: list[str] = []
@@ -112,7 +113,12 @@ def range_position(bars: Bars, n: int) -> FloatArray:
 @feature("price", lookback=lambda n: n, params=(100,), inputs=HLC, source=TEXTBOOK)
 def fibonacci_nearest(bars: Bars, n: int) -> FloatArray:
     """Signed distance to the nearest retracement level (0, .236, .382, .5, .618, .786, 1) of the n-bar range, in ranges"""
-    gaps = _fibonacci_position(bars, n) - np.array([0.0, 0.236, 0.382, 0.5, 0.618, 0.786, 1.0])[:, None]
+    return _nearest_gap(_fibonacci_position(bars, n))
+
+
+@elementwise
+def _nearest_gap(position: FloatArray) -> FloatArray:
+    gaps = position - np.array([0.0, 0.236, 0.382, 0.5, 0.618, 0.786, 1.0])[:, None]
     return np.take_along_axis(gaps, np.abs(gaps).argmin(axis=0)[None], axis=0)[0]
 
 

@@ -12,14 +12,14 @@ All kernels work along the last axis, take float64 arrays `[..., time]` and retu
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cryptoml.features.trace import Series, elementwise
+
 __all__ = [
-    "FEW_WINDOWS",
     "FOLD_OF",
     "FORGOTTEN",
     "decay_of_halflife",
@@ -55,8 +55,6 @@ Folds = dict[int, Any]
 
 FORGOTTEN = 1e-8
 """Share of an exponential average's weight that may lie beyond its declared window."""
-FEW_WINDOWS = 6
-"""Windows up to which working each out on its own costs less than folding."""
 
 
 def _fold(state: State, window: int, merge: Merge) -> State:
@@ -122,6 +120,7 @@ def rolling_min(values: FloatArray, window: int, folds: Folds | None = None) -> 
     return _roll_overlapping(values, window, np.minimum, folds)
 
 
+@elementwise
 def _merge_mean(recent: FloatArray, older: FloatArray, share: float) -> FloatArray:
     """Return `recent + (older - recent) * share` in one temporary array."""
     merged = older - recent
@@ -175,19 +174,7 @@ def ema(values: FloatArray, decay: float, window: int | None = None) -> FloatArr
         old_weight = decay**n * (1.0 - decay**m)
         return _merge_mean(recent, older, old_weight / (1.0 - decay**n + old_weight))
 
-    window = window or ema_window(decay)
-    if _few_windows(values, window):
-        weights = _ema_weights(decay, window)
-        few = [pane[-1] + weights.dot(pane - pane[-1]) for pane in _panes(values, window)]
-        return _aligned(np.array(few), values)
-    return _roll(values, window, merge, None)
-
-
-@lru_cache(maxsize=256)
-def _ema_weights(decay: float, window: int) -> FloatArray:
-    """Return the weights of an exponential average, the oldest bar's first."""
-    weights = decay ** np.arange(window)[::-1]
-    return weights / weights.sum()
+    return _roll(values, window or ema_window(decay), merge, None)
 
 
 def span_window(span: int) -> int:
@@ -212,58 +199,45 @@ def wilder(values: FloatArray, period: int) -> FloatArray:
 
 def rolling_moments(values: FloatArray, window: int, folds: Folds | None = None) -> tuple[FloatArray, FloatArray]:
     """Return the mean and the sum of squared deviations of the last `window` bars (Chan et al. 1979, eq. 2.1)."""
-    if _few_windows(values, window):
-        few = [(mean, between.dot(between)) for mean, between in _deviations(values, window)]
-        mean, squares = np.array(few).T
-        return _aligned(mean, values), _aligned(squares, values)
     folds = {} if folds is None else folds
-    state, size = (values, np.zeros(())), 1
+    state, size = (values, 0.0 * values), 1
     for bit in bin(window)[3:]:
         total = 2 * size + (bit == "1")
         if total not in folds:
             folds[total] = _double_moments(values, state, size, total)
         state, size = folds[total], total
-    return _aligned(state[0], values), _aligned(state[1] if window > 1 else np.zeros_like(values), values)
-
-
-def _few_windows(values: FloatArray, window: int) -> bool:
-    return values.ndim == 1 and 0 < len(values) - window + 1 <= FEW_WINDOWS
-
-
-def _panes(values: FloatArray, window: int) -> list[FloatArray]:
-    return [values[start : start + window] for start in range(len(values) - window + 1)]
-
-
-def _deviations(values: FloatArray, window: int) -> list[tuple[float, FloatArray]]:
-    """Return the mean of each of a few windows, and its bars' deviations; exactly zero where the window is constant."""
-    found = []
-    for pane in _panes(values, window):
-        between = pane - pane[-1]
-        mean = between.sum() / window
-        between -= mean
-        found.append((pane[-1] + mean, between))
-    return found
+    return _aligned(state[0], values), _aligned(state[1], values)
 
 
 def _double_moments(values: FloatArray, state: State, size: int, total: int) -> State:
     """Return the moments of `total` bars, twice `size` or one more, from those of `size` bars."""
     mean, squares = state
     recent, older = mean[..., size:], mean[..., :-size]
-    doubled = _merge_squares(recent, older, size, size)
+    doubled = _merge_squares(recent, older, size / 2.0)
     if size > 1:
         doubled += squares[..., size:] + squares[..., :-size]
     mean = _merge_mean(recent, older, 0.5)
     if total == 2 * size:
         return mean, doubled
-    recent, older = values[..., 2 * size :], mean[..., :-1]
-    return _merge_mean(recent, older, (total - 1) / total), doubled[..., :-1] + _merge_squares(recent, older, 1, total - 1)
+    recent, older, share = values[..., 2 * size :], mean[..., :-1], (total - 1) / total
+    return _merge_mean(recent, older, share), doubled[..., :-1] + _merge_squares(recent, older, share)
 
 
-def _merge_squares(recent: FloatArray, older: FloatArray, n: int, m: int) -> FloatArray:
-    """Return the squares between two blocks of n and m bars with these means."""
+@elementwise
+def _merge_squares(recent: FloatArray, older: FloatArray, weight: float) -> FloatArray:
+    """Return the squares between two blocks with these means; the weight is `n m / (n + m)` for n and m bars."""
     between = older - recent
     between *= between
-    between *= n * m / (n + m)
+    between *= weight
+    return between
+
+
+@elementwise
+def _merge_products(x: FloatArray, older_x: FloatArray, y: FloatArray, older_y: FloatArray, weight: float) -> FloatArray:
+    """Return the products between two blocks with these means of x and y; see `_merge_squares`."""
+    between = older_x - x
+    between = between * (older_y - y)
+    between *= weight
     return between
 
 
@@ -282,22 +256,13 @@ def rolling_comoment(x: FloatArray, y: FloatArray, window: int) -> FloatArray:
     """Return the sum of products of deviations of x and y over the last `window` bars; y may be `[time]` for many x."""
 
     def merge(recent: State, older: State, n: int, m: int) -> State:
-        dx, dy = older[0] - recent[0], older[1] - recent[1]
-        products = recent[2] + older[2]
-        cross = dx * dy
-        cross *= n * m / (n + m)
-        products += cross
-        dx *= m / (n + m)
-        dx += recent[0]
-        dy *= m / (n + m)
-        dy += recent[1]
-        return dx, dy, products
+        products = _merge_products(recent[0], older[0], recent[1], older[1], n * m / (n + m))
+        products += recent[2] + older[2]
+        share = m / (n + m)
+        return _merge_mean(recent[0], older[0], share), _merge_mean(recent[1], older[1], share), products
 
-    shape = np.broadcast_shapes(x.shape, y.shape)
-    if _few_windows(x, window):
-        pairs = zip(_deviations(x, window), _deviations(y, window), strict=True)
-        return _aligned(np.array([dx.dot(dy) for (_, dx), (_, dy) in pairs]), x)
-    return _aligned(_fold((x, y, np.zeros(shape)), window, merge)[2], np.broadcast_to(x, shape))
+    none = 0.0 * x * y
+    return _aligned(_fold((x, y, none), window, merge)[2], none)
 
 
 def rolling_cov(x: FloatArray, y: FloatArray, window: int) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -305,38 +270,27 @@ def rolling_cov(x: FloatArray, y: FloatArray, window: int) -> tuple[FloatArray, 
     return rolling_moments(x, window)[1], rolling_moments(y, window)[1], rolling_comoment(x, y, window)
 
 
-def _trend_moments(values: FloatArray, window: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return mean, sum of squares and sum of products with time (which runs forward), over the last `window` bars."""
+def _products_with_time(values: FloatArray, window: int) -> FloatArray:
+    """Return the sum of products of the deviations of values and of time, which runs forward, over the last `window` bars."""
 
     def merge(recent: State, older: State, n: int, m: int) -> State:
-        delta = recent[0] - older[0]
-        return (
-            recent[0] - delta * (m / (n + m)),
-            recent[1] + older[1] + delta * delta * (n * m / (n + m)),
-            recent[2] + older[2] + delta * (n * m / 2.0),
-        )
+        products = recent[1] + older[1] + (recent[0] - older[0]) * (n * m / 2.0)
+        return _merge_mean(recent[0], older[0], m / (n + m)), products
 
-    if _few_windows(values, window):
-        time = np.arange(window) - (window - 1.0) / 2.0
-        few = [(mean, between.dot(between), between.dot(time)) for mean, between in _deviations(values, window)]
-        mean, squares, products = np.array(few).T
-        return _aligned(mean, values), _aligned(squares, values), _aligned(products, values)
-    zeros = np.zeros_like(values)
-    mean, squares, products = _fold((values, zeros, zeros), window, merge)
-    return _aligned(mean, values), _aligned(squares, values), _aligned(products, values)
+    return _aligned(_fold((values, 0.0 * values), window, merge)[1], values)
 
 
 def rolling_slope(values: FloatArray, window: int) -> tuple[FloatArray, FloatArray]:
     """Fit a line to the last `window` bars by least squares; return its slope per bar and its R squared (0 when flat)."""
-    _, squares, products = _trend_moments(values, window)
+    squares, products = rolling_moments(values, window)[1], _products_with_time(values, window)
     time_squares = window * (window * window - 1.0) / 12.0
     return products / time_squares, safe_ratio(products * products, squares * time_squares, 0.0)
 
 
 def rolling_wma(values: FloatArray, window: int) -> FloatArray:
     """Linearly weighted mean: the newest bar weighs `window`, the oldest 1."""
-    mean, _, products = _trend_moments(values, window)
-    return mean + products * 2.0 / (window * (window + 1.0))
+    weight = 2.0 / (window * (window + 1.0))
+    return rolling_mean(values, window) + _products_with_time(values, window) * weight
 
 
 FOLD_OF = {
@@ -353,12 +307,15 @@ FOLD_OF = {
 
 def delay(values: FloatArray, bars: int) -> FloatArray:
     """Return the series `bars` earlier; NaN in the first `bars` places."""
+    if isinstance(values, Series):
+        return values.tape.delay(values, bars)
     out = np.empty_like(values)
     out[..., :bars] = np.nan
     out[..., bars:] = values[..., : values.shape[-1] - bars] if bars < values.shape[-1] else out[..., bars:]
     return out
 
 
+@elementwise
 def safe_ratio(numerator: FloatArray, denominator: FloatArray, undefined: float = np.nan) -> FloatArray:
     """Return `numerator / denominator`, and `undefined` where the denominator is zero; NaN stays NaN."""
     if np.count_nonzero(denominator) == np.size(denominator):

@@ -54,8 +54,8 @@ def change(bars: Bars, n: int) -> FloatArray:
 @feature("volume", lookback=lambda n: 7 * n + 1, params=(hours(24),), inputs=VOLUME, source="definition")
 def seasonal_ratio(bars: Bars, n: int) -> FloatArray:
     """ln(1 + volume_t / mean of volume_{t-n}, ..., volume_{t-7n})"""
-    usual = sum(delay(bars.volume, n * step) for step in range(1, 8)) / 7.0
-    return np.log1p(safe_ratio(bars.volume, np.asarray(usual)))
+    earlier = (delay(bars.volume, n * step) for step in range(1, 8))
+    return np.log1p(safe_ratio(bars.volume, sum(earlier, start=0.0 * bars.volume) / 7.0))
 
 
 def _turnover(bars: Bars) -> FloatArray:

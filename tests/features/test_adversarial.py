@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from cryptoml.data.panel import CANDLE_FIELDS, Panel
 from cryptoml.features.bars import Bars
 from cryptoml.features.live import LiveFeatures
+from cryptoml.features.live_plan import LivePlan
 
 NUM_BARS = 260
 STEPS = st.lists(st.sampled_from([0, 0, 0, 1, -1, 1, -1, 5, -5]), min_size=NUM_BARS, max_size=NUM_BARS)
@@ -61,7 +62,8 @@ def test_contract_on_any_market(engineer, columns):
 def test_live_row_on_any_market(engineer, columns, stop):
     bars = bars_of(columns)
     candles = np.stack([columns[name][:stop] for name in CANDLE_FIELDS], axis=-1)[None]
-    live = LiveFeatures(engineer.features, "6h", Panel(("ASSET",), "6h", bars.timestamps[:stop], candles)).latest()
+    history = Panel(("ASSET",), "6h", bars.timestamps[:stop], candles)
+    live = LiveFeatures(LivePlan(engineer.features, "6h"), history).latest()
     whole = engineer.compute(bars)[stop - 1]
     np.testing.assert_allclose(live, whole, rtol=1e-6, atol=0, err_msg=str(live.index[~np.isclose(live, whole, equal_nan=True)]))
 
