@@ -15,7 +15,8 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,12 +28,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cryptoml.data.partition_rows import merge_rows, period_unit, serialise, split_by_period, to_table
+from cryptoml.data.partition_rows import ROW_GROUP_ROWS, merge_rows, period_unit, serialise, split_by_period, to_table
 from cryptoml.data.schema import CANDLES, TIMESTAMP, TableSpec, normalise_symbol, parse_timeframe
 from cryptoml.data.storage import open_storage
 from cryptoml.errors import ConfigError, DataError
 
-__all__ = ["QUARANTINE_SCHEMA", "Instant", "Lake", "WriteResult", "is_lake"]
+__all__ = ["QUARANTINE_SCHEMA", "Instant", "Lake", "WriteResult", "as_instant", "is_lake", "may_hold"]
 
 QUARANTINE_SCHEMA = pa.schema(
     [
@@ -128,18 +129,37 @@ class Lake:
         Raises:
             DataError: The lake holds no such partition, or a file is damaged.
         """
-        folder, since, until = _folder(spec, partition), _instant(start), _instant(end)
-        paths = self._files(folder)
-        if not paths:
-            raise DataError(f"lake {self.storage.address} has no {folder}")
+        since, until = as_instant(start), as_instant(end)
         names = list(spec.schema.names if columns is None else columns)
-        chosen = [path for path in paths if _overlaps(path, since, until)]
+        chosen = self._files_within(spec, partition, since, until)
         tables = [self._load(spec, path, names, _bounds(since, until)) for path in chosen]
         empty = spec.schema.empty_table().select(names)
         whole = pa.concat_tables([empty, *tables])
         if any(_period(path) is None for path in chosen) and set(spec.key) <= set(names):
             whole = whole.sort_by([(name, "ascending") for name in spec.key])
         return whole.to_pandas()
+
+    def scan(
+        self,
+        spec: TableSpec,
+        partition: Mapping[str, str],
+        start: Instant | None = None,
+        end: Instant | None = None,
+        columns: Iterable[str] | None = None,
+    ) -> Iterator[pd.DataFrame]:
+        """Yield the rows that `read` returns in batches of bounded size, file by file: for tables that outgrow memory.
+
+        Raises:
+            DataError: As `read`, when the damaged place is reached.
+        """
+        since, until = as_instant(start), as_instant(end)
+        names = list(spec.schema.names if columns is None else columns)
+        for path in self._files_within(spec, partition, since, until):
+            with self._naming(spec, path), pq.ParquetFile(self.storage.open(path)) as file:
+                for batch in file.iter_batches(ROW_GROUP_ROWS, columns=list(dict.fromkeys(["timestamp", *names]))):
+                    table = _cast(spec, pa.Table.from_batches([batch]))
+                    bounds = _bounds(since, until)
+                    yield (table if bounds is None else table.filter(bounds)).select(names).to_pandas()
 
     def partitions(self, spec: TableSpec) -> list[dict[str, str]]:
         """Return the partitions of a table that hold rows, sorted, each as key to value."""
@@ -196,11 +216,25 @@ class Lake:
     def _files(self, folder: str) -> list[str]:
         return [path for path in self.storage.list_files(folder) if path.endswith(".parquet")]
 
+    def _files_within(
+        self, spec: TableSpec, partition: Mapping[str, str], since: pd.Timestamp | None, until: pd.Timestamp | None
+    ) -> list[str]:
+        folder = _folder(spec, partition)
+        paths = self._files(folder)
+        if not paths:
+            raise DataError(f"lake {self.storage.address} has no {folder}")
+        return [path for path in paths if may_hold(path, since, until)]
+
     def _load(self, spec: TableSpec, path: str, columns: list[str], filters: pc.Expression | None = None) -> pa.Table:
         file = self.storage.open(path)
+        with self._naming(spec, path):
+            return _cast(spec, pq.read_table(file, columns=columns, filters=filters).select(columns))
+
+    @contextmanager
+    def _naming(self, spec: TableSpec, path: str) -> Iterator[None]:
+        """Turn an error inside the block into one that names the file."""
         try:
-            table = pq.read_table(file, columns=columns, filters=filters)
-            return table.cast(pa.schema([spec.schema.field(name) for name in columns]))
+            yield
         except (OSError, pa.ArrowException, KeyError, ValueError) as error:
             raise DataError(f"{self.storage.address}/{path} is damaged or not of table {spec.name}: {error}") from error
 
@@ -256,12 +290,17 @@ def _period(path: str) -> np.datetime64 | None:
     return np.datetime64(stem) if re.fullmatch(r"\d{4}(-\d\d(-\d\d)?)?", stem) else None
 
 
-def _overlaps(path: str, start: pd.Timestamp | None, end: pd.Timestamp | None) -> bool:
+def may_hold(path: str, start: pd.Timestamp | None, end: pd.Timestamp | None) -> bool:
+    """Say by its name whether a file of a partition may hold rows with `start <= timestamp < end`."""
     period = _period(path)
     if period is None:
         return True
     begins_before_end = end is None or pd.Timestamp(period, tz="UTC") < end
     return begins_before_end and (start is None or pd.Timestamp(period + 1, tz="UTC") > start)
+
+
+def _cast(spec: TableSpec, table: pa.Table) -> pa.Table:
+    return table.cast(pa.schema([spec.schema.field(name) for name in table.schema.names]))
 
 
 def _texts(values: pd.Series) -> list[str | None]:
@@ -282,11 +321,16 @@ def _bounds(start: pd.Timestamp | None, end: pd.Timestamp | None) -> pc.Expressi
     return column < end if end is not None else None
 
 
-def _instant(value: Instant | None) -> pd.Timestamp | None:
+def as_instant(value: Instant | None) -> pd.Timestamp | None:
+    """Return an instant in UTC; None stays None.
+
+    Raises:
+        ConfigError: The text is no time.
+    """
     if value is None:
         return None
     try:
         stamp = pd.Timestamp(value)
     except ValueError as error:
-        raise ConfigError(f"instant must be a time such as '2023-01-31', was {value!r}") from error
+        raise ConfigError(f"start and end must be times such as '2023-01-31', was {value!r}") from error
     return stamp.tz_localize("UTC") if stamp.tz is None else stamp.tz_convert("UTC")

@@ -3,21 +3,23 @@
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
 import pandas as pd
 from tqdm import tqdm
 
-from cryptoml.data.lake import Instant, Lake, is_lake
+from cryptoml.data.lake import Instant, Lake, as_instant, is_lake
+from cryptoml.data.lake_files import LakeFiles, find_files
+from cryptoml.data.lake_tables import read_tables
 from cryptoml.data.panel import Panel, panel_from_frames, unshared_symbols
-from cryptoml.data.schema import CANDLES, FUNDING, ONCHAIN, ORDERBOOK, VENUE_CANDLES, TableSpec, normalise_symbol
+from cryptoml.data.schema import CANDLES, normalise_symbol, parse_timeframe
 from cryptoml.data.sources import candle_files, read_candle_file
 from cryptoml.data.validation.candles import CandleCheck, check_candles, merge_checks
 from cryptoml.data.validation.health import FileError, HealthSummary, SymbolHealth
 from cryptoml.data.validation.quarantine import REASONS, empty_quarantine
-from cryptoml.errors import ConfigError, DataError
+from cryptoml.errors import DataError
 
 __all__ = ["LoadedPanel", "load_panel"]
 
@@ -45,7 +47,7 @@ def load_panel(
     start: Instant | None = None,
     end: Instant | None = None,
 ) -> LoadedPanel:
-    """Read candles, and from a lake also the tables beside them.
+    """Read candles, and from a lake also the tables beside them, single trades and book snapshots as one row per bar.
 
     A file or symbol that cannot be used is named in the health summary and the others go on.
 
@@ -124,16 +126,14 @@ def _from_lake(lake: Lake, timeframe: str | None, wished: list[str], start: Inst
     if timeframe is None and len(timeframes) > 1:
         raise DataError(f"{lake} holds timeframes {timeframes}; choose one, such as timeframe={timeframes[0]!r}")
     timeframe = timeframe or timeframes[0]
-    there = lake.symbols(timeframe)
-    if not there:
+    files = find_files(lake, timeframe)
+    if not files.symbols:
         raise DataError(f"{lake} holds no candles of timeframe {timeframe!r}, only {timeframes}")
-    chosen = [symbol for symbol in there if not wished or symbol in wished]
+    chosen = [symbol for symbol in files.symbols if not wished or symbol in wished]
     frames = {symbol: lake.read(CANDLES, {"timeframe": timeframe, "symbol": symbol}, start, end) for symbol in chosen}
     panel, dropped = _align(frames, timeframe, wished, lake)
-    tables = _read_tables(lake, panel, end)
-    panel = Panel(panel.symbols, panel.timeframe, panel.timestamps, panel.candles, tables)
     health = tuple(_stored_health(symbol, timeframe, frames[symbol]) for symbol in chosen)
-    return LoadedPanel(panel, HealthSummary(health, tuple(dropped)))
+    return LoadedPanel(replace(panel, tables=_tables(files, panel)), HealthSummary(health, tuple(dropped)))
 
 
 def _stored_health(symbol: str, timeframe: str, frame: pd.DataFrame) -> SymbolHealth:
@@ -142,45 +142,23 @@ def _stored_health(symbol: str, timeframe: str, frame: pd.DataFrame) -> SymbolHe
     return check_candles(frame, symbol=symbol, timeframe=timeframe, source=f"lake {symbol}").health
 
 
-def _read_tables(lake: Lake, panel: Panel, end: Instant | None) -> dict[str, dict[str, pd.DataFrame]]:
-    """Read every slower table that concerns the panel's symbols; single trades stay in the lake."""
-    tables: dict[str, dict[str, pd.DataFrame]] = {}
-    for spec in (FUNDING, ONCHAIN, ORDERBOOK, VENUE_CANDLES):
-        for partition in lake.partitions(spec):
-            if _concerns(spec, partition, panel):
-                key = _table_key(spec, partition)
-                tables.setdefault(spec.name, {})[key] = lake.read(spec, partition, end=end)
-    return tables
-
-
-def _concerns(spec: TableSpec, partition: Mapping[str, str], panel: Panel) -> bool:
-    if spec is ONCHAIN:
-        return any(symbol.startswith(partition["asset"]) for symbol in panel.symbols)
-    return partition["symbol"] in panel.symbols and partition.get("timeframe", panel.timeframe) == panel.timeframe
-
-
-def _table_key(spec: TableSpec, partition: Mapping[str, str]) -> str:
-    if spec is ONCHAIN:
-        return partition["asset"]
-    return f"{partition['venue']}:{partition['symbol']}" if spec is VENUE_CANDLES else partition["symbol"]
+def _tables(files: LakeFiles, panel: Panel) -> Mapping[str, Mapping[str, pd.DataFrame]]:
+    """Return the tables that concern the panel's symbols, without candles that the panel holds itself."""
+    found = {part.folder: part for symbol in panel.symbols for part in files.beside(symbol)}
+    parts = [part for part in found.values() if part.spec is not CANDLES or part.partition["symbol"] not in panel.symbols]
+    shown = tqdm(parts, desc="tables", unit="table", disable=None, leave=False)
+    close = panel.timestamps[-1] + parse_timeframe(panel.timeframe)
+    return read_tables(files.lake, shown, panel.timeframe, panel.timestamps[0], close)
 
 
 def _within(frame: pd.DataFrame, start: Instant | None, end: Instant | None) -> pd.DataFrame:
-    stamps = frame["timestamp"]
+    stamps, since, until = frame["timestamp"], as_instant(start), as_instant(end)
     keep = pd.Series(True, index=frame.index)
-    if start is not None:
-        keep &= stamps >= _utc(start)
-    if end is not None:
-        keep &= stamps < _utc(end)
+    if since is not None:
+        keep &= stamps >= since
+    if until is not None:
+        keep &= stamps < until
     return frame[keep]
-
-
-def _utc(instant: Instant) -> pd.Timestamp:
-    try:
-        stamp = pd.Timestamp(instant)
-    except ValueError as error:
-        raise ConfigError(f"start and end must be times such as '2023-01-31', was {instant!r}") from error
-    return stamp.tz_localize("UTC") if stamp.tz is None else stamp
 
 
 def _align(

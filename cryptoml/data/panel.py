@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from cryptoml.data.schema import CANDLES, TABLES, parse_timeframe
+from cryptoml.data.schema import CANDLES, TABLES, grid_anchor, parse_timeframe
 from cryptoml.errors import DataError
 
-__all__ = ["CANDLE_FIELDS", "Panel", "TimeBound", "panel_from_frames", "unshared_symbols"]
+__all__ = ["CANDLE_FIELDS", "Panel", "TimeBound", "panel_from_frames", "panel_on_grid", "unshared_symbols"]
 
 CANDLE_FIELDS = ("open", "high", "low", "close", "volume", "quote_volume", "num_trades", "taker_buy_volume")
 TimeBound = int | str | datetime | None
@@ -36,7 +36,8 @@ class Panel:
         candles: float64 `[asset, time, field]` in the order of `CANDLE_FIELDS`; NaN where the bar, or an optional
             column of it, is absent. Each field is contiguous in memory where `panel_from_frames` made the panel.
         tables: Table name -> key -> rows of that table's schema. The key is the symbol, the base asset for
-            `onchain`, and `"venue:symbol"` for `venue_candles`. To be joined as-of on `available_at`.
+            `onchain`, and `"venue:symbol"` for `venue_candles`; the venue `"own"` is the traded one, with markets that
+            a feature needs and the panel does not hold. To be joined as-of on `available_at`.
     """
 
     symbols: tuple[str, ...]
@@ -162,22 +163,56 @@ def panel_from_frames(
         raise DataError("panel needs at least one symbol, was given none")
     step = parse_timeframe(timeframe)
     stamps = {symbol: _grid_numbers(frame, symbol, step) for symbol, frame in frames.items()}
-    first = min(int(numbers[0]) for numbers in stamps.values())
-    last = max(int(numbers[-1]) for numbers in stamps.values())
     _refuse_loners(stamps)
-    storage = np.full((len(CANDLE_FIELDS), len(frames), last - first + 1), np.nan)
+    for symbol, frame in frames.items():
+        absent = [name for name in CANDLE_FIELDS if name not in frame.columns and name not in CANDLES.nullable]
+        if absent:
+            raise DataError(f"candles of {symbol} lack column {absent[0]!r}, have {list(frame.columns)}")
+    first, last = min(int(numbers[0]) for numbers in stamps.values()), max(int(numbers[-1]) for numbers in stamps.values())
+    return _filled(frames, stamps, timeframe, range(first, last + 1), tables)
+
+
+def panel_on_grid(
+    frames: Mapping[str, pd.DataFrame],
+    timeframe: str,
+    start: pd.Timestamp,
+    stop: pd.Timestamp,
+    tables: Mapping[str, Mapping[str, pd.DataFrame]] | None = None,
+) -> Panel:
+    """Return the bars that open in `[start, stop)`, whichever of them exist: frames may be empty and lack columns.
+
+    Args:
+        frames: As of `panel_from_frames`, all rows in `[start, stop)`.
+        timeframe: Length of a bar.
+        start: First open wanted, UTC.
+        stop: Opens from here on are left out.
+        tables: Slower tables, kept as they are.
+
+    Raises:
+        DataError: A column cannot be read, or stamps are bad.
+    """
+    step = parse_timeframe(timeframe)
+    first, last = (-((grid_anchor(step) - edge) // step) for edge in (start, stop))
+    stamps = {
+        symbol: _grid_numbers(frame, symbol, step) if len(frame) else np.empty(0, np.int64) for symbol, frame in frames.items()
+    }
+    return _filled(frames, stamps, timeframe, range(first, last), tables)
+
+
+def _filled(
+    frames: Mapping[str, pd.DataFrame],
+    stamps: Mapping[str, np.ndarray],
+    timeframe: str,
+    bars: range,
+    tables: Mapping[str, Mapping[str, pd.DataFrame]] | None,
+) -> Panel:
+    step = parse_timeframe(timeframe)
+    storage = np.full((len(CANDLE_FIELDS), len(frames), len(bars)), np.nan)
     for row, (symbol, frame) in enumerate(frames.items()):
-        _fill(storage[:, row], frame, stamps[symbol] - first, symbol)
-    timestamps = pd.date_range(
-        (_anchor(step) + first * step).as_unit("us"), periods=last - first + 1, freq=step, name="timestamp"
-    )
-    return Panel(tuple(frames), timeframe, timestamps, storage.transpose(1, 2, 0), tables or {})
-
-
-def _anchor(step: pd.Timedelta) -> pd.Timestamp:
-    """Return an open that every venue agrees on: midnight, and Monday for weekly bars."""
-    monday = step % pd.Timedelta(days=7) == pd.Timedelta(0)
-    return pd.Timestamp("1970-01-05" if monday else "1970-01-01", tz="UTC")
+        _fill(storage[:, row], frame, stamps[symbol] - bars.start, symbol)
+    origin = (grid_anchor(step) + bars.start * step).as_unit("us")
+    grid = pd.date_range(origin, periods=len(bars), freq=step, name="timestamp")
+    return Panel(tuple(frames), timeframe, grid, storage.transpose(1, 2, 0), tables or {})
 
 
 def _grid_numbers(frame: pd.DataFrame, symbol: str, step: pd.Timedelta) -> np.ndarray:
@@ -191,7 +226,7 @@ def _grid_numbers(frame: pd.DataFrame, symbol: str, step: pd.Timedelta) -> np.nd
         raise DataError(f"timestamp of {symbol} must be timezone-aware instants, was {index.dtype}")
     if index.hasnans:
         raise DataError(f"timestamp of {symbol} row {int(np.argmax(index.isna()))} is missing")
-    numbers, remainder = np.divmod(index.as_unit("ns").asi8 - _anchor(step).value, step.value)
+    numbers, remainder = np.divmod(index.as_unit("ns").asi8 - grid_anchor(step).value, step.value)
     if remainder.any():
         row = int(np.argmax(remainder != 0))
         raise DataError(f"timestamp of {symbol} row {row} is {index[row]}, which is not on the grid of {step}")
@@ -225,8 +260,6 @@ def _fill(target: np.ndarray, frame: pd.DataFrame, positions: np.ndarray, symbol
     for row, name in enumerate(CANDLE_FIELDS):
         if name in frame.columns:
             target[row, positions] = _numbers(frame[name], name, symbol)
-        elif name not in CANDLES.nullable:
-            raise DataError(f"candles of {symbol} lack column {name!r}, have {list(frame.columns)}")
 
 
 def _numbers(column: pd.Series, name: str, symbol: str) -> np.ndarray:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from cryptoml.data.schema import ORDERBOOK, TRADES, TableSpec, parse_timeframe
 from cryptoml.errors import DataError
 
-__all__ = ["merge_rows", "period_unit", "serialise", "split_by_period", "to_table"]
+__all__ = ["ROW_GROUP_ROWS", "merge_rows", "period_unit", "serialise", "split_by_period", "to_table"]
 
 ROW_GROUP_ROWS = 65_536
 

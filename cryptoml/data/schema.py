@@ -15,22 +15,31 @@ import pyarrow as pa
 from cryptoml.errors import ConfigError
 
 __all__ = [
+    "BOOK_BARS",
+    "BOOK_LEVELS",
     "CANDLES",
     "FUNDING",
     "ONCHAIN",
     "ORDERBOOK",
+    "OWN_VENUE",
     "TABLES",
     "TIMESTAMP",
     "TRADES",
+    "TRADE_BARS",
     "VENUE_CANDLES",
     "TableSpec",
     "bars_per_year",
+    "grid_anchor",
     "normalise_symbol",
     "parse_timeframe",
+    "split_symbol",
 ]
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 ORDERBOOK_DEPTH = 20
+BOOK_LEVELS = (1, 5, 10, 20)
+OWN_VENUE = "own"
+"""Name, among other venues, of the traded one itself: its candles of a market that a panel needs but does not hold."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +141,31 @@ TRADES = TableSpec(
 )
 """Single trades; `is_buyer_taker` is true where the aggressor bought."""
 
-TABLES = {spec.name: spec for spec in (CANDLES, VENUE_CANDLES, FUNDING, ONCHAIN, ORDERBOOK, TRADES)}
+BOOK_BARS = TableSpec(
+    "book_bars",
+    ("timeframe", "symbol"),
+    ("timestamp",),
+    _schema(
+        ("available_at", TIMESTAMP),
+        ("num_snapshots", pa.int64()),
+        *((f"book_imbalance_{depth}", pa.float64()) for depth in BOOK_LEVELS),
+        ("book_spread", pa.float64()),  # basis points of the mid price
+        ("book_depth", pa.float64()),  # ln(bid size / ask size)
+        ("book_microprice", pa.float64()),  # basis points from the mid price
+    ),
+    frozenset({*(f"book_imbalance_{depth}" for depth in BOOK_LEVELS), "book_depth", "book_microprice"}),
+)
+"""Means over the snapshots that became readable during a bar; known at its close."""
+
+TRADE_BARS = TableSpec(
+    "trade_bars",
+    ("timeframe", "symbol"),
+    ("timestamp",),
+    _schema(("available_at", TIMESTAMP), ("bought", pa.float64()), ("sold", pa.float64())),
+)
+"""Base asset that aggressors bought and sold in the trades that became readable during a bar; known at its close."""
+
+TABLES = {spec.name: spec for spec in (CANDLES, VENUE_CANDLES, FUNDING, ONCHAIN, ORDERBOOK, TRADES, BOOK_BARS, TRADE_BARS)}
 
 _UNITS = {
     "s": pd.Timedelta(seconds=1),
@@ -155,6 +188,12 @@ def parse_timeframe(timeframe: str) -> pd.Timedelta:
     return int(match[1]) * _UNITS[match[2]]
 
 
+def grid_anchor(step: pd.Timedelta) -> pd.Timestamp:
+    """Return an open of bars of that length on which every venue agrees: midnight, and Monday for weekly bars."""
+    monday = step % pd.Timedelta(days=7) == pd.Timedelta(0)
+    return pd.Timestamp("1970-01-05" if monday else "1970-01-01", tz="UTC")
+
+
 def bars_per_year(timeframe: str) -> float:
     """Return the number of bars in 365 days: crypto trades without a break."""
     return pd.Timedelta(days=365) / parse_timeframe(timeframe)
@@ -173,3 +212,18 @@ def normalise_symbol(symbol: str) -> str:
     if not re.fullmatch(r"[A-Z0-9.]+", joined):
         raise ConfigError(f"symbol must be letters and digits such as 'BTC/USDT', was {symbol!r}")
     return joined
+
+
+_QUOTES = re.compile(r"(.+?)(USDT|USDC|FDUSD|BUSD|TUSD|USD|EUR|GBP|TRY|BRL|JPY|DAI|BTC|ETH|BNB)")
+
+
+def split_symbol(symbol: str) -> tuple[str, str]:
+    """Return base and quote of a market: `("BTC", "USDT")` of `BTC/USDT`, `BTC/USDT:USDT`, `btc_usdt_usdt` and `BTCUSDT`.
+
+    A name without separators is cut before the first known quote asset that ends it; the quote is empty where none does.
+    """
+    parts = [part for part in re.split(r"[/_:\-]", symbol.strip().upper()) if part]
+    if len(parts) > 1:
+        return parts[0], parts[1]
+    match = _QUOTES.fullmatch(parts[0]) if parts else None
+    return (match[1], match[2]) if match else ("".join(parts), "")

@@ -4,29 +4,26 @@ A row is used by bar t when `available_at <= timestamp_t + timeframe`. Each tabl
 last row no longer counts and the column is NaN.
 """
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cryptoml.data.bar_tables import REDUCED, book_bars, trade_bars
 from cryptoml.data.panel import CANDLE_FIELDS, Panel
-from cryptoml.data.schema import parse_timeframe
+from cryptoml.data.schema import OWN_VENUE, parse_timeframe, split_symbol
 from cryptoml.features.contract import Bars
 from cryptoml.features.onchain import METRIC_ALIASES, METRICS
 
 __all__ = [
-    "BOOK_LEVELS",
     "FUNDING_STALE",
     "ONCHAIN_STALE",
     "bars_from_panel",
-    "book_figures",
     "combine_premiums",
     "join_asof",
     "join_book",
     "join_trades",
-    "split_symbol",
     "venue_leg",
 ]
 
@@ -37,14 +34,6 @@ Columns = dict[str, FloatArray]
 FUNDING_STALE = pd.Timedelta(hours=24)
 ONCHAIN_STALE = pd.Timedelta(days=4)
 _LEGS = ("spot", "future", "triangle")
-BOOK_LEVELS = (1, 5, 10, 20)
-_QUOTES = re.compile(r"(.+?)(USDT|USDC|FDUSD|BUSD|TUSD|USD|EUR|BTC|ETH|BNB)$")
-
-
-def split_symbol(symbol: str) -> tuple[str, str]:
-    """Return base and quote of a market's name, `("BTC", "USDT")`; the quote is empty where none is recognised."""
-    match = _QUOTES.match(symbol)
-    return (match[1], match[2]) if match else (symbol, "")
 
 
 def bars_from_panel(panel: Panel, symbol: str) -> Bars:
@@ -56,8 +45,8 @@ def bars_from_panel(panel: Panel, symbol: str) -> Bars:
     base, _ = split_symbol(symbol)
     columns |= _funding(panel.tables.get("funding", {}).get(symbol), closes)
     columns |= _onchain(panel.tables.get("onchain", {}).get(base), closes)
-    columns |= join_book(panel.tables.get("orderbook", {}).get(symbol), closes, step)
-    columns |= join_trades(panel.tables.get("trades", {}).get(symbol), closes, step)
+    columns |= join_book(_own(panel, "orderbook", symbol), closes, step)
+    columns |= join_trades(_own(panel, "trades", symbol), closes, step)
     columns |= _venues(panel, symbol, columns["close"], closes)
     return Bars(panel.timestamps, panel.timeframe, columns)
 
@@ -104,86 +93,83 @@ def _onchain(frame: pd.DataFrame | None, closes: IntArray) -> Columns:
     return columns
 
 
-def _bar_of(frame: pd.DataFrame, closes: IntArray, step: pd.Timedelta) -> tuple[IntArray, NDArray[np.bool_]]:
-    """Return for each row the bar during which it became readable, and whether there is one."""
-    available = _microseconds(frame["available_at"])
-    bar = np.searchsorted(closes, available, side="left")
-    inside = bar < len(closes)
-    bar = np.minimum(bar, len(closes) - 1)
-    return bar, inside & (closes[bar] - available < step // pd.Timedelta(microseconds=1))
-
-
-def _bar_sum(bar: IntArray, values: FloatArray, length: int) -> FloatArray:
-    return np.bincount(bar, weights=values, minlength=length).astype(np.float64)
-
-
-def _levels(cells: Iterable) -> FloatArray:
-    """Stack lists of levels to `[row, level]`, NaN beyond the depth of a row."""
-    lists = [np.asarray(cell, dtype=np.float64)[: BOOK_LEVELS[-1]] for cell in cells]
-    out = np.full((len(lists), BOOK_LEVELS[-1]), np.nan)
-    for row, levels in enumerate(lists):
-        out[row, : len(levels)] = levels
-    return out
+def _own(panel: Panel, ticks: str, symbol: str) -> pd.DataFrame | None:
+    """Return the bars of a symbol's ticks, else the ticks themselves."""
+    bars = panel.tables.get(REDUCED[ticks].name, {}).get(symbol)
+    return panel.tables.get(ticks, {}).get(symbol) if bars is None else bars
 
 
 def join_book(frame: pd.DataFrame | None, closes: IntArray, step: pd.Timedelta) -> Columns:
-    """Return means over each bar's snapshots; snapshots with an empty or crossed side are left out."""
+    """Return means over each bar's snapshots; snapshots with an empty or crossed side are left out.
+
+    Args:
+        frame: Snapshots, or bars in the schema `BOOK_BARS`.
+        closes: `[time]` closes of the bars, microseconds since 1970.
+        step: Length of a bar.
+    """
     if frame is None or frame.empty or not len(closes):
         return {}
-    bar, inside = _bar_of(frame, closes, step)
-    figures = book_figures(*(_levels(frame[name]) for name in ("bid_prices", "bid_sizes", "ask_prices", "ask_sizes")))
-    usable = inside & np.isfinite(figures["book_spread"]) & (figures["book_spread"] > 0)
-    count = _bar_sum(bar[usable], np.ones(usable.sum()), len(closes))
-    with np.errstate(invalid="ignore"):
-        return {name: _bar_sum(bar[usable], values[usable], len(closes)) / count for name, values in figures.items()}
-
-
-def book_figures(bid_price: FloatArray, bid: FloatArray, ask_price: FloatArray, ask: FloatArray) -> Columns:
-    """Return the columns of snapshots given as prices and sizes `[snapshot, level]`, best level first, NaN below the last."""
-    best_bid, best_ask = bid_price[:, 0], ask_price[:, 0]
-    middle = (best_bid + best_ask) / 2.0
-    with np.errstate(all="ignore"):
-        figures = {f"book_imbalance_{depth}": _imbalance(bid[:, :depth], ask[:, :depth]) for depth in BOOK_LEVELS}
-        micro = (best_bid * ask[:, 0] + best_ask * bid[:, 0]) / (bid[:, 0] + ask[:, 0])
-        figures["book_spread"] = 1e4 * (best_ask - best_bid) / middle
-        figures["book_depth"] = np.log(np.nansum(bid, axis=1) / np.nansum(ask, axis=1))
-        figures["book_microprice"] = 1e4 * (micro / middle - 1.0)
-    return figures
-
-
-def _imbalance(bid: FloatArray, ask: FloatArray) -> FloatArray:
-    bids, asks = np.nansum(bid, axis=1), np.nansum(ask, axis=1)
-    return (bids - asks) / (bids + asks)
+    bars = frame if "num_snapshots" in frame else book_bars(frame, step, _first_close(closes))
+    return {name: _at_closes(bars, name, closes) for name in bars.columns if name.startswith("book_")}
 
 
 def join_trades(frame: pd.DataFrame | None, closes: IntArray, step: pd.Timedelta) -> Columns:
-    """Return the imbalance of each bar's trades by aggressor, NaN where there were none."""
+    """Return the imbalance of each bar's trades by aggressor, NaN where there were none.
+
+    Args:
+        frame: Single trades, or bars in the schema `TRADE_BARS`.
+        closes: `[time]` closes of the bars, microseconds since 1970.
+        step: Length of a bar.
+    """
     if frame is None or frame.empty or not len(closes):
         return {}
-    bar, inside = _bar_of(frame, closes, step)
-    size = frame["size"].to_numpy(np.float64)[inside]
-    sign = np.where(frame["is_buyer_taker"].to_numpy(bool)[inside], 1.0, -1.0)
+    bars = frame if "bought" in frame else trade_bars(frame, step, _first_close(closes))
+    bought, sold = (_at_closes(bars, name, closes) for name in ("bought", "sold"))
     with np.errstate(invalid="ignore"):
-        flow = _bar_sum(bar[inside], sign * size, len(closes)) / _bar_sum(bar[inside], size, len(closes))
-    return {"trade_flow": flow}
+        return {"trade_flow": (bought - sold) / (bought + sold)}
+
+
+def _first_close(closes: IntArray) -> pd.Timestamp:
+    return pd.Timestamp(closes[0], unit="us", tz="UTC")
+
+
+def _at_closes(bars: pd.DataFrame, name: str, closes: IntArray) -> FloatArray:
+    """Return a column of bars by their closes, NaN where there is no bar."""
+    known = _microseconds(bars["available_at"])
+    place = np.minimum(np.searchsorted(closes, known), len(closes) - 1)
+    met = closes[place] == known
+    out = np.full(len(closes), np.nan)
+    out[place[met]] = bars[name].to_numpy(np.float64)[met]
+    return out
 
 
 def _venues(panel: Panel, symbol: str, close: FloatArray, closes: IntArray) -> Columns:
     """Return `basis` of future over spot, `venue_premium` and `venue_dispersion` of other venues, `triangle` through BTC.
 
-    A venue named `...spot...` or `...future...` is a leg of the same exchange; `triangle` is a price implied by other pairs.
+    A venue named `...spot...` or `...future...` is a leg of the same exchange; `triangle` is a price implied by other pairs:
+    base/BTC at any venue, the own one included, times BTC/quote.
     """
-    tables = panel.tables.get("venue_candles", {})
     base, quote = split_symbol(symbol)
+    bitcoin = _own_close(panel, f"BTC{quote}", closes)
     premiums: dict[str, list[FloatArray]] = {kind: [] for kind in (*_LEGS, "other")}
-    for key, frame in tables.items():
+    for key, frame in panel.tables.get("venue_candles", {}).items():
         venue, _, market = key.rpartition(":")
         if market == symbol:
             premiums[venue_leg(venue)].append(_premium(panel, frame, close, closes))
-        elif market == f"{base}BTC" and f"BTC{quote}" in panel.symbols:
-            through = close / panel.field("close")[panel.index_of(f"BTC{quote}")]
-            premiums["triangle"].append(_premium(panel, frame, through, closes))
+        elif market == f"{base}BTC" and bitcoin is not None:
+            premiums["triangle"].append(_premium(panel, frame, close / bitcoin, closes))
+    if f"{base}BTC" in panel.symbols and bitcoin is not None:
+        own = panel.field("close")[panel.index_of(f"{base}BTC")]
+        premiums["triangle"].append(np.log(own * bitcoin / close))
     return combine_premiums({kind: np.stack(parts) for kind, parts in premiums.items() if parts})
+
+
+def _own_close(panel: Panel, symbol: str, closes: IntArray) -> FloatArray | None:
+    """Return the closes of another market of the traded venue, whether the panel holds it or only refers to it."""
+    if symbol in panel.symbols:
+        return panel.field("close")[panel.index_of(symbol)]
+    frame = panel.tables.get("venue_candles", {}).get(f"{OWN_VENUE}:{symbol}")
+    return None if frame is None else _at_closes(frame, "close", closes)
 
 
 def venue_leg(venue: str) -> str:

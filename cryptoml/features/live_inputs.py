@@ -8,14 +8,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cryptoml.data.bar_tables import book_figures
 from cryptoml.data.panel import Panel
-from cryptoml.data.schema import parse_timeframe
+from cryptoml.data.schema import BOOK_LEVELS, parse_timeframe
 from cryptoml.errors import DataError
 from cryptoml.features.joins import (
-    BOOK_LEVELS,
     FUNDING_STALE,
     ONCHAIN_STALE,
-    book_figures,
     combine_premiums,
     join_book,
     join_trades,

@@ -4,7 +4,7 @@ The interface is that of `Bars`, with arrays `[asset, time]` in place of `[time]
 kernels hold.
 """
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cryptoml.data.panel import Panel
+from cryptoml.data.schema import split_symbol
 from cryptoml.features.contract import Bars
 from cryptoml.features.rolling import delay
 
-__all__ = ["Market", "market_from_panel"]
+__all__ = ["Market", "leader_of", "market_from_panel"]
 
 FloatArray = NDArray[np.float64]
 
@@ -109,7 +110,11 @@ class Market:
 
 
 def market_from_panel(panel: Panel) -> Market:
-    """Return a panel's candles as a market; the leader is the first symbol that starts with BTC, else the first."""
+    """Return a panel's candles as a market."""
     columns = {name: panel.field(name) for name in ("close", "volume")}
-    leaders = [row for row, symbol in enumerate(panel.symbols) if symbol.startswith("BTC")]
-    return Market(panel.timestamps, panel.timeframe, columns, leaders[0] if leaders else 0)
+    return Market(panel.timestamps, panel.timeframe, columns, leader_of(panel.symbols))
+
+
+def leader_of(symbols: Sequence[str]) -> int:
+    """Return the row of the asset that the others are compared with: the first market of bitcoin, else the first one."""
+    return next((row for row, symbol in enumerate(symbols) if split_symbol(symbol)[0] == "BTC"), 0)

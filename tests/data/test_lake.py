@@ -166,7 +166,7 @@ class TestRead:
         with pytest.raises(ConfigError, match="asset must be letters"):
             lake.read(ONCHAIN, {"asset": "../etc"})
         lake.append(CANDLES, BTC, candles("2023-01-01", 3))
-        with pytest.raises(ConfigError, match="instant must be a time"):
+        with pytest.raises(ConfigError, match="start and end must be times"):
             lake.read(CANDLES, BTC, start="yesterdayish")
         (file,) = tmp_path.rglob("*.parquet")
         file.write_bytes(file.read_bytes()[:-40])

@@ -9,7 +9,7 @@ import pytest
 
 from cryptoml.data.lake import Lake
 from cryptoml.data.loading import load_panel
-from cryptoml.data.schema import CANDLES, FUNDING, ONCHAIN, VENUE_CANDLES, parse_timeframe
+from cryptoml.data.schema import CANDLES, FUNDING, ONCHAIN, TRADE_BARS, TRADES, VENUE_CANDLES, parse_timeframe
 from cryptoml.errors import CryptomlError, DataError
 
 START = pd.Timestamp("2024-01-01", tz="UTC")
@@ -231,6 +231,51 @@ class TestLake:
         assert len(loaded.panel.tables["venue_candles"]["kraken:BTCUSDT"]) == 40
         assert loaded.panel.num_bars == 42
         assert loaded.health.ok
+
+    def test_an_asset_is_the_base_of_a_market_and_no_prefix_of_it(self, lake: Lake) -> None:
+        rows = {"timestamp": [START], "available_at": [START + pd.Timedelta("24h")], "metric": ["TxCnt"], "value": [1.0]}
+        for asset in ("BTC", "BTCU", "E", "ETHUSDT"):
+            lake.append(ONCHAIN, {"asset": asset}, pd.DataFrame(rows))
+        assert list(load_panel(lake.storage.address).panel.tables["onchain"]) == ["BTC"]
+
+    def test_the_third_pair_of_a_triangle_comes_along(self, lake: Lake) -> None:
+        venue = candles(base=5.0).assign(available_at=lambda frame: frame["timestamp"] + pd.Timedelta("1h"))
+        for symbol in ("ETHBTC", "SOLBTC"):
+            lake.append(VENUE_CANDLES, {"venue": "kraken", "timeframe": "1h", "symbol": symbol}, venue)
+        assert list(load_panel(lake.storage.address).panel.tables["venue_candles"]) == ["kraken:ETHBTC"]
+        alone = load_panel(lake.storage.address, symbols=["ETH/USDT"]).panel
+        assert alone.symbols == ("ETHUSDT",)
+        assert set(alone.tables["venue_candles"]) == {"kraken:ETHBTC", "own:BTCUSDT"}
+        np.testing.assert_array_equal(alone.tables["venue_candles"]["own:BTCUSDT"]["close"], candles()["close"])
+
+    def test_ticks_come_as_one_row_per_bar_whatever_their_number(self, lake: Lake) -> None:
+        known = START + np.arange(0, 40 * 3_600, 7) * pd.Timedelta("1s")
+        sides = {"size": 1.0, "is_buyer_taker": np.arange(len(known)) % 4 > 0}
+        trades = {"timestamp": known, "available_at": known, "trade_id": np.arange(len(known)), "price": 100.0, **sides}
+        lake.append(TRADES, {"symbol": "BTCUSDT"}, pd.DataFrame(trades))
+        tables = load_panel(lake.storage.address, start=START + pd.Timedelta("5h")).panel.tables
+        assert set(tables) == {"trade_bars"}
+        bars = tables["trade_bars"]["BTCUSDT"]
+        assert bars["timestamp"].tolist() == [START + hour * pd.Timedelta("1h") for hour in range(5, 40)]
+        assert (bars["bought"] + bars["sold"]).between(514, 515).all()
+
+    def test_bars_of_ticks_in_the_lake_stand_for_the_ticks(self, lake: Lake) -> None:
+        known = START + np.arange(8) * pd.Timedelta("1h")
+        trades = {"timestamp": known, "available_at": known, "trade_id": 1, "price": 1.0, "size": 1.0, "is_buyer_taker": True}
+        bars = {"timestamp": known, "available_at": known + pd.Timedelta("1h"), "bought": 5.0, "sold": 2.0}
+        lake.append(TRADES, {"symbol": "BTCUSDT"}, pd.DataFrame(trades))
+        lake.append(TRADE_BARS, {"timeframe": "1h", "symbol": "BTCUSDT"}, pd.DataFrame(bars))
+        assert set(load_panel(lake.storage.address).panel.tables["trade_bars"]["BTCUSDT"]["bought"]) == {5.0}
+
+    def test_what_was_known_at_the_end_does_not_depend_on_where_the_end_was_cut(self, lake: Lake) -> None:
+        stamps = START + np.arange(40) * pd.Timedelta("1h")
+        funding = pd.DataFrame({"timestamp": stamps, "available_at": stamps, "funding_rate": 1e-4})
+        lake.append(FUNDING, {"symbol": "BTCUSDT"}, funding)
+        cut = load_panel(lake.storage.address, end=START + pd.Timedelta("10h")).panel
+        assert (
+            cut.fingerprint() == load_panel(lake.storage.address).panel.slice_time(stop=START + pd.Timedelta("10h")).fingerprint()
+        )
+        assert cut.tables["funding"]["BTCUSDT"]["timestamp"].iloc[-1] == START + pd.Timedelta("10h")
 
     def test_equals_the_folder_of_the_same_candles(self, lake: Lake, tmp_path: Path) -> None:
         files = tmp_path / "files"

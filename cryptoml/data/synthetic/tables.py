@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.signal import lfilter
 
 from cryptoml.data.panel import Panel
-from cryptoml.data.schema import ORDERBOOK_DEPTH, parse_timeframe
+from cryptoml.data.schema import ORDERBOOK_DEPTH, parse_timeframe, split_symbol
 from cryptoml.data.synthetic.config import MarketConfig
 from cryptoml.data.synthetic.dynamics import Path
 
@@ -30,7 +30,7 @@ def draw_tables(config: MarketConfig, path: Path, panel: Panel, rng: np.random.G
     booked = panel.symbols[: config.orderbook_assets]
     return {
         "funding": {symbol: _funding(panel, symbol, rng) for symbol in panel.symbols},
-        "onchain": {symbol.removesuffix("USDT"): _onchain(panel, symbol, rng) for symbol in panel.symbols},
+        "onchain": {split_symbol(symbol)[0]: _onchain(panel, symbol, rng) for symbol in panel.symbols},
         "venue_candles": {f"{VENUE}:{symbol}": _venue_candles(panel, symbol, rng) for symbol in panel.symbols},
         "orderbook": {
             symbol: _orderbook(panel, symbol, path.flow[:, asset], path.past_volatility[:, asset], rng)

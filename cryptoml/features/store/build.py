@@ -10,6 +10,7 @@ import pandas as pd
 from pyarrow import fs
 
 from cryptoml.data.lake import Lake
+from cryptoml.data.lake_files import LakeFiles, Life, find_files, scan_symbols
 from cryptoml.data.schema import normalise_symbol
 from cryptoml.data.storage import Storage, open_storage
 from cryptoml.errors import DataError
@@ -18,7 +19,7 @@ from cryptoml.features.engineer import AdvancedFeatureEngineer
 from cryptoml.features.store.compute import catalogue_hash, run_item
 from cryptoml.features.store.files import cross_section_folder, features_folder
 from cryptoml.features.store.manifest import ItemStatus, read_manifest, status_table, write_manifest
-from cryptoml.features.store.work_items import LakeFiles, Life, WorkItem, find_files, market_items, scan_symbols, symbol_items
+from cryptoml.features.store.work_items import WorkItem, market_items, symbol_items
 
 __all__ = ["CHUNK_BARS", "FeatureLakeReport", "ItemTask", "RunItems", "build_feature_lake", "run_here"]
 

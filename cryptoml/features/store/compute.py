@@ -3,7 +3,7 @@
 import hashlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -11,9 +11,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from cryptoml.data import bar_tables, lake_tables
 from cryptoml.data.lake import Lake
-from cryptoml.data.panel import CANDLE_FIELDS, Panel, panel_from_frames
-from cryptoml.data.schema import CANDLES, ONCHAIN, ORDERBOOK, TABLES, VENUE_CANDLES, parse_timeframe
+from cryptoml.data.lake_tables import read_tables
+from cryptoml.data.panel import Panel, panel_on_grid
+from cryptoml.data.schema import CANDLES
 from cryptoml.data.storage import Storage
 from cryptoml.features import contract, engineer, joins, market, rolling
 from cryptoml.features.contract import Feature
@@ -22,12 +24,12 @@ from cryptoml.features.joins import bars_from_panel
 from cryptoml.features.market import market_from_panel
 from cryptoml.features.store.files import feature_table, read_stamp, serialise_features
 from cryptoml.features.store.manifest import ItemStatus
-from cryptoml.features.store.work_items import TablePart, WorkItem
+from cryptoml.features.store.work_items import WorkItem
 
 __all__ = ["catalogue_hash", "run_item"]
 
-SHARED_MODULES = (contract, rolling, joins, market, engineer)
-BOOK_MARGIN = pd.Timedelta(days=1)
+SHARED_MODULES = (contract, rolling, joins, market, engineer, bar_tables, lake_tables)
+MARKET_COLUMNS = ("timestamp", "close", "volume")
 Stamp = dict[str, str | int | float | None]
 
 
@@ -117,53 +119,12 @@ def _table(panel: Panel, kept: np.ndarray, names: list[str] | tuple[str, ...], v
 
 
 def _read_panel(lake: Lake, item: WorkItem) -> Panel:
-    """Return the rows that an item reads: its stretch with the warm-up, and the tables known by its end."""
-    if not item.symbol:
-        return _read_candles(lake, item, item.peers, ["timestamp", "close", "volume"])
-    panel = _read_candles(lake, item, (item.symbol, *item.peers), None)
-    tables: dict[str, dict[str, pd.DataFrame]] = {}
-    for part in item.tables:
-        tables.setdefault(part.table, {})[_table_key(part)] = _read_table(lake, part, item)
-    return Panel(panel.symbols, panel.timeframe, panel.timestamps, panel.candles, tables)
-
-
-def _read_table(lake: Lake, part: TablePart, item: WorkItem) -> pd.DataFrame:
-    """Return the rows of a slower table that can matter; series that stay valid for days are read from their start."""
-    spec, step = TABLES[part.table], parse_timeframe(item.timeframe)
-    by_bar = spec in (ORDERBOOK, VENUE_CANDLES)
-    since = pd.Timestamp(item.since) - max(BOOK_MARGIN, 3 * step) if by_bar else None
-    return lake.read(spec, part.partition, since, pd.Timestamp(item.stop) + step)
-
-
-def _table_key(part: TablePart) -> str:
-    if part.table == ONCHAIN.name:
-        return part.partition["asset"]
-    symbol = part.partition["symbol"]
-    return f"{part.partition['venue']}:{symbol}" if part.table == VENUE_CANDLES.name else symbol
-
-
-def _read_candles(lake: Lake, item: WorkItem, symbols: tuple[str, ...], columns: list[str] | None) -> Panel:
-    """Return candles of several symbols on one grid from `item.since` on; a symbol without rows is absent throughout."""
-    parts = {}
-    for symbol in symbols:
-        frame = lake.read(CANDLES, {"timeframe": item.timeframe, "symbol": symbol}, item.since, item.stop, columns)
-        if len(frame):
-            prices = {} if columns is None else dict.fromkeys(("open", "high", "low"), frame["close"])
-            parts[symbol] = panel_from_frames({symbol: frame.assign(**prices)}, item.timeframe)
-    return _stacked(parts, symbols, item)
-
-
-def _stacked(parts: Mapping[str, Panel], symbols: tuple[str, ...], item: WorkItem) -> Panel:
-    if not parts:
-        return Panel(symbols, item.timeframe, pd.DatetimeIndex([], tz="UTC").as_unit("us"), np.empty((len(symbols), 0, 8)))
-    step = parse_timeframe(item.timeframe)
-    first, last = (edge(part.timestamps[place] for part in parts.values()) for edge, place in ((min, 0), (max, -1)))
-    first -= (first - item.since) // step * step
-    grid = pd.date_range(first, last, freq=step, unit="us", name="timestamp")
-    storage = np.full((len(CANDLE_FIELDS), len(symbols), len(grid)), np.nan)
-    for row, symbol in enumerate(symbols):
-        if symbol in parts:
-            part = parts[symbol]
-            place = (part.timestamps[0] - first) // step
-            storage[:, row, place : place + part.num_bars] = part.candles[0].T
-    return Panel(symbols, item.timeframe, grid, storage.transpose(1, 2, 0))
+    """Return the rows that an item reads: its stretch with the warm-up, and what was known beside them by its end."""
+    columns = None if item.symbol else MARKET_COLUMNS
+    since, stop = pd.Timestamp(item.since), pd.Timestamp(item.stop)
+    frames = {
+        symbol: lake.read(CANDLES, {"timeframe": item.timeframe, "symbol": symbol}, since, stop, columns)
+        for symbol in item.peers or (item.symbol,)
+    }
+    tables = read_tables(lake, item.tables, item.timeframe, since, stop)
+    return panel_on_grid(frames, item.timeframe, since, stop, tables)
