@@ -6,6 +6,7 @@ the new one, never half of it.
 
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -22,9 +23,9 @@ __all__ = [
     "CHECKPOINT_NAME",
     "join_state",
     "latest_checkpoint",
-    "random_state",
+    "load_weights",
     "read_tensors",
-    "restore_random_state",
+    "require_writable",
     "split_state",
     "weights_of",
     "write_tensors",
@@ -51,8 +52,22 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], document: Map
     except (OSError, SafetensorError) as error:
         with suppress(OSError):
             temporary.unlink()
-        raise DataError(f"checkpoint {path} cannot be written: {error}") from error
+        raise DataError(f"checkpoint {path} cannot be written, earlier ones are intact: {error}") from error
     return path
+
+
+def require_writable(folder: str | Path) -> None:
+    """Create a folder for checkpoints and try to write there.
+
+    Raises:
+        DataError: That fails.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"\0")
+    except OSError as error:
+        raise DataError(f"checkpoint folder {folder} cannot be written: {error}") from error
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -78,6 +93,21 @@ def latest_checkpoint(folder: str | Path) -> Path | None:
     return path if path.is_file() else None
 
 
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Load the best weights so far from a checkpoint that `fit` wrote.
+
+    Raises:
+        DataError: The file is absent or damaged, or belongs to another model.
+    """
+    tensors, _ = read_tensors(path)
+    part = "best/model." if any(name.startswith("best/") for name in tensors) else "weights/model."
+    weights = {name.removeprefix(part): values for name, values in tensors.items() if name.startswith(part)}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise DataError(f"checkpoint {path} belongs to another model: {error}") from error
+
+
 def split_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Split an optimizer's state into tensors named `index/key` and a JSON document of groups and numbers."""
     state = optimizer.state_dict()
@@ -96,22 +126,6 @@ def join_state(tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> di
         index, key = name.split("/", 1)
         state.setdefault(int(index), {})[key] = value
     return {"state": state, "param_groups": document["groups"]}
-
-
-def random_state() -> dict[str, Tensor]:
-    """State of torch's generators: the CPU's and, where CUDA has been used, each device's."""
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        state |= {f"cuda{index}": values for index, values in enumerate(torch.cuda.get_rng_state_all())}
-    return state
-
-
-def restore_random_state(state: Mapping[str, Tensor]) -> None:
-    """Undo `random_state`; devices that are not here are skipped."""
-    torch.set_rng_state(state["cpu"])
-    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        if f"cuda{index}" in state:
-            torch.cuda.set_rng_state(state[f"cuda{index}"], index)
 
 
 def weights_of(module: nn.Module) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import NamedTuple, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Float32, Shaped
 from torch import Tensor
@@ -93,7 +94,7 @@ class ChunkLoader:
         timestamps: Bar opens, for messages.
         device: Where to hold the arrays; a device copy makes loading free of transfers.
         shard: (rank, ranks) of data-parallel workers. The ranks' batches number i together are batch i of one worker with
-            `ranks` times the batch size; the first chunks are repeated where the ranks would get unequal numbers.
+            `ranks` times the batch size. A rank for which no chunk is left gets one without an origin that carries loss.
 
     Raises:
         DataError: Shapes disagree, or there is no span, or one lies outside the array.
@@ -112,7 +113,7 @@ class ChunkLoader:
         random_phase: bool = False,
         seed: int = 0,
         symbols: Sequence[str] | None = None,
-        timestamps: Sequence[object] | None = None,
+        timestamps: pd.DatetimeIndex | Sequence[object] | None = None,
         device: torch.device | str = "cpu",
         shard: tuple[int, int] = (0, 1),
     ) -> None:
@@ -132,7 +133,7 @@ class ChunkLoader:
 
     def __len__(self) -> int:
         """Batches in the current epoch; a random phase can add one chunk per run of spans."""
-        return -(-len(self._epoch_spans(self.epoch)) // self.batch_size)
+        return -(-len(self._epoch_spans(self.epoch)) // (self.batch_size * self.shard[1]))
 
     def __iter__(self) -> Iterator[Batch]:
         yield from self.iterate(self.epoch)
@@ -143,9 +144,11 @@ class ChunkLoader:
 
     def iterate(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
         """Yield the epoch's batches from number `skip` on, without gathering those before it."""
-        spans = self._epoch_spans(epoch)
-        for first in range(skip * self.batch_size, len(spans), self.batch_size):
-            yield self.gather(spans[first : first + self.batch_size])
+        spans, (rank, ranks) = self._epoch_spans(epoch), self.shard
+        size = self.batch_size * ranks
+        for first in range(skip * size, len(spans), size):
+            own = spans[first : first + size][rank::ranks]
+            yield self.gather(own) if own else _idle(self.gather(spans[first : first + 1]))
 
     def gather(self, spans: Sequence[ChunkSpan]) -> Batch:
         """Copy chunks out of the arrays; those shorter than `chunk_bars` are padded at the end and masked.
@@ -160,25 +163,40 @@ class ChunkLoader:
             raise DataError(f"features must be finite, or NaN where missing; found an infinite one in {self.describe(batch)}")
         return batch
 
-    def describe(self, batch: Batch) -> str:
-        """Name the bars, and the symbols with infinite values (all when there are none), for error messages."""
-        start, stop = min(span.start for span in batch.spans), max(span.stop for span in batch.spans) - 1
-        when = f"bars {start} to {stop}"
-        if self.timestamps is not None:
-            when += f" ({self.timestamps[start]} to {self.timestamps[stop]})"
-        parts = [batch.features, *batch.targets.values()]
-        broken = torch.stack([part.isinf().transpose(0, 1).flatten(1).any(dim=1) for part in parts]).any(dim=0).cpu()
-        names = list(self.symbols) if self.symbols is not None else [f"asset {i}" for i in range(len(broken))]
-        guilty = [name for name, bad in zip(names, broken.tolist(), strict=True) if bad]
-        return f"{when}, {'infinite values of' if guilty else 'symbols'} {', '.join(guilty or names)}"
+    def describe(self, batch: Batch, where: Bool[Tensor, "batch asset time"] | None = None) -> str:
+        """Name bars, their times and symbols for an error message.
+
+        Args:
+            batch: What `gather` gave.
+            where: What to name where no value is infinite; infinite values come first. Everything by default.
+        """
+        parts = [batch.features, batch.targets["volatility"], batch.targets["position_size"], batch.targets["returns"]]
+        infinite = torch.stack([part.isinf() if part.ndim == 3 else part.isinf().any(dim=-1) for part in parts]).any(dim=0)
+        what = "infinite values of" if infinite.any() else "symbols"
+        chosen = infinite if infinite.any() else where
+        if chosen is None or not chosen.any():
+            lengths = torch.tensor([span.stop - span.start for span in batch.spans], device=infinite.device)
+            chosen = (torch.arange(self.chunk_bars, device=infinite.device) < lengths[:, None])[:, None].expand_as(infinite)
+        names = self.symbols if self.symbols is not None else [f"asset {index}" for index in range(chosen.shape[1])]
+        guilty = [name for name, bad in zip(names, chosen.any(dim=2).any(dim=0).tolist(), strict=True) if bad]
+        return f"{self._bars(batch, chosen.any(dim=1))}, {what} {_listed(guilty)}"
+
+    def _bars(self, batch: Batch, chosen: Bool[Tensor, "batch time"]) -> str:
+        ranges = []
+        for span, row in zip(batch.spans, chosen, strict=True):
+            if row.any():
+                bars = span.start + row.nonzero()
+                start, stop = int(bars.min()), int(bars.max())
+                times = f" ({self.timestamps[start]} to {self.timestamps[stop]})" if self.timestamps is not None else ""
+                ranges.append(f"{start} to {stop}{times}")
+        return f"bars {_listed(sorted(ranges, key=lambda text: int(text.split()[0])))}"
 
     def _epoch_spans(self, epoch: int) -> list[ChunkSpan]:
         generator = np.random.default_rng((self.seed, epoch))
         stride = max(span.num_origins for span in self.spans)
         spans = shifted_spans(self.spans, int(generator.integers(stride)) if self.random_phase else 0)
         order = generator.permutation(len(spans)) if self.shuffle else np.arange(len(spans))
-        rank, ranks = self.shard
-        return [spans[index] for index in np.resize(order, -(-len(order) // ranks) * ranks)[rank::ranks]]
+        return [spans[index] for index in order]
 
     def _cut(self, values: Shaped[Tensor, "asset time ..."], spans: Sequence[ChunkSpan], missing: float) -> Tensor:
         cut = values.new_full((len(spans), values.shape[0], self.chunk_bars, *values.shape[2:]), missing)
@@ -203,6 +221,16 @@ class ChunkLoader:
             "position_size": cut["position_size"],
             "returns": cut["log_return"] / (sigma.unsqueeze(-1) * root_bars),
         }
+
+
+def _idle(batch: Batch) -> Batch:
+    """Keep a rank in step with the others although nothing of the batch is its own."""
+    return batch._replace(origin_mask=torch.zeros_like(batch.origin_mask))
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
 
 
 def _shared(array: Shaped[np.ndarray, "..."], device: torch.device | str) -> Tensor:

@@ -18,12 +18,12 @@ class TrainingConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_epochs: int = Field(50, ge=1, description="Passes over the training data at most")
-    batch_size: int = Field(8, ge=1, description="Chunks (or examples of a plain loader) per batch")
+    batch_size: int = Field(8, ge=1, description="Chunks (or examples of a plain loader) per batch and worker")
     chunk_bars: int = Field(256, ge=2, description="Bars per chunk, context included")
     learning_rate: float = Field(1e-3, gt=0, description="AdamW step size at the start")
     weight_decay: float = Field(1e-4, ge=0, description="Decoupled decay of weight matrices; biases and scales have none")
     grad_clip: float = Field(1.0, gt=0, description="Largest gradient norm")
-    accumulate: int = Field(1, ge=1, description="Batches per optimizer step")
+    accumulate: int = Field(1, ge=1, description="Batches per optimizer step; their labels count alike, as in one batch")
     patience: int = Field(8, ge=1, description="Epochs without a better validation loss before stopping")
     min_improvement: float = Field(0.0, ge=0, description="Decrease of the validation loss that counts as better")
     lr_patience: int = Field(3, ge=0, description="Epochs without a better validation loss before the rate is cut")
@@ -34,6 +34,7 @@ class TrainingConfig(BaseModel):
     learned_task_weights: bool = Field(True, description="Weigh tasks by learned uncertainty (Kendall et al. 2018)")
     task_weights: Mapping[str, float] = Field(default_factory=dict, description="Fixed importance per task, 1 where absent")
     checkpoint_every: int = Field(1, ge=1, description="Epochs between resumable checkpoints")
+    checkpoint_steps: int = Field(0, ge=0, description="Optimizer steps between those inside an epoch; 0 makes none")
     keep_every: int = Field(0, ge=0, description="Epochs between checkpoints that are kept for good; 0 keeps none")
     seed: int = Field(0, ge=0, description="Seed of everything random in the run")
 
@@ -77,9 +78,11 @@ class FitResult:
         best_epoch: Epoch of the lowest validation loss, counted from 1.
         best_validation_loss: That loss.
         seconds: Wall time of all epochs, those before a resume included.
+        loading_seconds: Of those, what training waited for batches.
     """
 
     history: dict[str, list[float]]
     best_epoch: int
     best_validation_loss: float
     seconds: float
+    loading_seconds: float = 0.0

@@ -34,7 +34,8 @@ def scale_fold(
     scaler = FeatureScaler(config).fit(features.values, (stamps[fold.train.start], stamps[fold.train.stop]), stamps)
     scaler.check_disjoint((stamps[fold.test.start], stamps[-1] + parse_timeframe(features.timeframe)))
     values = scaler.transform(features.values)
-    return ScaledFold(FoldData(values, targets, fold, targets_config, features.symbols, features.names), scaler)
+    data = FoldData(values, targets, fold, targets_config, features.symbols, features.names, features.timestamps)
+    return ScaledFold(data, scaler)
 
 
 def forecast_member(member: Forecaster, data: FoldData, lookback: int) -> Predictions:

@@ -1,66 +1,58 @@
 """The state of a training run: model, optimizer, schedule and counters, and the steps that change them."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cryptoml.errors import ConfigError, DataError
-from cryptoml.training.checkpoint import (
-    join_state,
-    random_state,
-    read_tensors,
-    restore_random_state,
-    split_state,
-    weights_of,
-    write_tensors,
-)
+from cryptoml.training.checkpoint import weights_of
 from cryptoml.training.chunks import Batch
 from cryptoml.training.config import FitResult, TrainingConfig
-from cryptoml.training.objectives import Objective, StepLoss
+from cryptoml.training.failures import blamed
+from cryptoml.training.feed import Feed
+from cryptoml.training.objectives import BatchLoss, Objective, Portion, StepLoss
+from cryptoml.training.workers import Workers
 
-__all__ = ["BatchLoss", "Learner"]
+__all__ = ["Learner", "Progress"]
 
-HISTORY = ("train_loss", "val_loss", "accuracy", "direction_accuracy", "mae", "mse", "learning_rate", "seconds")
-MAY_CHANGE = {"max_epochs", "patience", "checkpoint_every", "keep_every"}
-
-
-class BatchLoss(nn.Module):
-    """Model and objective as one module whose forward maps a batch to its loss: what data parallelism wraps."""
-
-    def __init__(self, model: nn.Module, objective: Objective) -> None:
-        super().__init__()
-        self.model, self.objective = model, objective
-
-    def forward(self, batch: Any) -> StepLoss:
-        """Compute the training losses of one batch."""
-        return self.objective(self.model, batch)
+METRICS = ("accuracy", "direction_accuracy", "mae", "mse")
 
 
 @dataclass
 class Progress:
-    """Counters of a run; a plain document in checkpoints."""
+    """Counters of a run; a plain document in checkpoints.
+
+    Attributes:
+        batch: Batches of the current epoch that are done.
+        seconds: Spent on them in earlier processes.
+        waited: Seconds that the whole run has waited for training batches in earlier processes.
+    """
 
     epoch: int = 0
+    batch: int = 0
     best_epoch: int = 0
     best_loss: float = math.inf
+    seconds: float = 0.0
+    waited: float = 0.0
     history: dict[str, list[float]] = field(default_factory=dict)
 
 
 class Learner:
-    """A training run between epochs.
+    """A training run between two optimizer steps.
 
     Args:
         model: On `device` already.
         objective: Losses and metrics; its parameters are trained too.
         config: Settings of the loop.
-        device: Where batches go.
-        prepare_model: Wraps the module that maps a batch to its loss.
+        feed: The training batches.
+        prepare_model: Wraps the module that maps a portion to its loss.
+        workers: Who trains together.
     """
 
     def __init__(
@@ -68,13 +60,17 @@ class Learner:
         model: nn.Module,
         objective: Objective,
         config: TrainingConfig,
-        device: torch.device,
+        feed: Feed,
         prepare_model: Callable[[nn.Module], nn.Module] | None = None,
+        workers: Workers | None = None,
     ) -> None:
+        device = feed.device
         if config.autocast == "float16" and device.type != "cuda":
             raise ConfigError(f"autocast float16 needs a CUDA device, was {device.type}; use bfloat16")
-        self.model, self.objective, self.config, self.device = model, objective, config, device
+        self.model, self.objective, self.config, self.feed, self.device = model, objective, config, feed, device
+        self.workers = workers or Workers()
         self.batch_loss = BatchLoss(model, objective)
+        self.workers.share_state(self.batch_loss)
         step: nn.Module = torch.compile(self.batch_loss) if config.compile else self.batch_loss  # type: ignore[assignment]
         self.step_module = prepare_model(step) if prepare_model is not None else step
         self.optimizer = torch.optim.AdamW(_groups(self.batch_loss, config.weight_decay), lr=config.learning_rate)
@@ -82,8 +78,9 @@ class Learner:
             self.optimizer, factor=config.lr_factor, patience=config.lr_patience, min_lr=config.min_learning_rate
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.autocast == "float16")
-        self.progress = Progress()
-        self.best_weights = weights_of(self.batch_loss)
+        self.progress, self.best_weights = Progress(), weights_of(self.batch_loss)
+        self.started = time.perf_counter()
+        self._clear_sums()
 
     @property
     def epoch(self) -> int:
@@ -95,73 +92,95 @@ class Learner:
         """Whether the last epoch is done or patience has run out."""
         return self.epoch >= self.config.max_epochs or self.epoch - self.progress.best_epoch >= self.config.patience
 
-    def train_epoch(self, loader: Any, on_batch: Callable[[int], Any] = int) -> float:
-        """Run one pass over the training data; returns the mean monitored loss per batch.
+    def train_epoch(self, on_step: Callable[[int], Any] = int) -> float:
+        """Run the rest of one pass over the training data; returns the mean loss over all labels of the pass.
+
+        Args:
+            on_step: Called after each optimizer step with the number of batches it took.
 
         Raises:
-            DataError: A loss or gradient is not finite. The weights are still those of the step before.
+            DataError: A loss or gradient is not finite (the weights are still those of the step before), or there is no label.
         """
-        if hasattr(loader, "set_epoch"):
-            loader.set_epoch(self.epoch)
+        self.started = time.perf_counter()
         self.step_module.train()
-        total, count = torch.zeros((), device=self.device), 0
-        for group in _grouped(loader, self.config.accumulate):
-            total += self._step([_moved(batch, self.device) for batch in group], loader)
-            count += len(group)
-            on_batch(len(group))
-        return total.item() / max(count, 1)
+        for group in _grouped(self.feed.batches(self.epoch, self.progress.batch), self.config.accumulate):
+            self._step(group)
+            self.progress.batch += len(group)
+            on_step(len(group))
+        sums, counts = self.workers.sum(torch.stack([self.sums, self.counts])).tolist()
+        means = {name: total / count for name, total, count in zip(self.objective.terms, sums, counts, strict=True) if count > 0}
+        return self._combined(means, "training")
 
-    def _step(self, group: list[Any], loader: Any) -> Tensor:
-        """Accumulate the gradients of some batches and descend once; returns the sum of their monitored losses."""
+    def _step(self, group: list[Any]) -> None:
+        """Descend once along the gradient of some batches, those of all workers together taken as one."""
         self.optimizer.zero_grad(set_to_none=True)
-        losses = []
-        for batch in group:
-            with self._autocast():
-                step = self.step_module(_without_spans(batch))
-            self.scaler.scale(step.loss / len(group)).backward()
-            losses.append(step)
+        own = torch.stack([self.objective.counts(batch) for batch in group]).sum(dim=0)
+        totals = self.workers.sum(own.clone())
+        share = totals.new_tensor(1.0 / (len(group) * self.workers.world_size))
+        steps = [self._backward(Portion(_without_spans(batch), totals, share)) for batch in group]
+        losses = torch.stack([step.loss for step in steps])
+        loss = self.workers.sum_gradients(self.batch_loss.parameters(), losses.sum())
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.batch_loss.parameters(), self.config.grad_clip)
-        values = torch.stack([step.loss.detach() for step in losses])
-        checked = values.sum() if self.scaler.is_enabled() else values.sum() + norm
-        if not checked.isfinite():
-            raise DataError(_not_finite(values, group, loader, self.epoch + 1))
+        if not (loss if self.scaler.is_enabled() else loss + norm).isfinite():
+            raise DataError(self._not_finite(losses, group))
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return torch.stack([step.monitored for step in losses]).sum()
+        self.sums += torch.stack([step.sums for step in steps]).sum(dim=0)
+        self.counts += own
+
+    def _backward(self, portion: Portion) -> StepLoss:
+        with self._autocast():
+            step = self.step_module(portion)
+        self.scaler.scale(step.loss).backward()
+        return step._replace(loss=step.loss.detach().float())
 
     @torch.no_grad()
-    def validate(self, loader: Iterable[Any]) -> dict[str, float]:
+    def validate(self, feed: Feed) -> dict[str, float]:
         """Run one pass over the validation data; returns exact means over all its labels.
 
         Raises:
-            DataError: The loss is not finite.
+            DataError: The loss is not finite, or there is no label.
         """
         self.batch_loss.eval()
+        self.workers.share_state(self.batch_loss)
         sums: dict[str, Tensor] = {}
-        for batch in loader:
-            with self._autocast():
-                parts = self.objective.sums(self.model, _moved(batch, self.device))
-            for name, pair in parts.items():
-                total = torch.stack(pair).double()
+        for batch in feed.batches(0):
+            for name, total in self._validated(batch).items():
                 sums[name] = sums[name] + total if name in sums else total
-        means = {name: (total[0] / total[1]).item() for name, total in sums.items() if total[1] > 0}
-        loss = self.objective.validation_loss(means)
+        totals = self.workers.sum(torch.stack(list(sums.values()))).tolist()
+        means = {name: total / count for name, (total, count) in zip(sums, totals, strict=True) if count > 0}
+        loss = self._combined(means, "validation")
         if not math.isfinite(loss):
-            raise DataError(f"validation loss must be finite, was {loss} after epoch {self.epoch + 1}")
-        tasks = {f"val_{name}": value for name, value in means.items() if name.startswith("loss_")}
-        return {"val_loss": loss} | {name: means.get(name, math.nan) for name in HISTORY[2:6]} | tasks
+            raise DataError(
+                f"validation loss must be finite, was {loss} in epoch {self.epoch + 1}{self._broken_validation(feed)}"
+            )
+        tasks = {f"val_{name}": means[name] for name in self.objective.terms if name != "loss" and name in means}
+        return {"val_loss": loss} | {name: means.get(name, math.nan) for name in METRICS} | tasks
+
+    def _validated(self, batch: Any) -> dict[str, Tensor]:
+        with self._autocast():
+            parts = self.objective.sums(self.model, batch)
+        return {name: torch.stack(pair).double() for name, pair in parts.items()}
+
+    def _combined(self, means: dict[str, float], name: str) -> float:
+        if not any(term in means for term in self.objective.terms):
+            raise DataError(f"{name} data must hold at least one label, had none")
+        return self.objective.combined(means)
 
     def end_epoch(self, row: dict[str, float]) -> bool:
         """Count the epoch, adapt the learning rate and remember the best weights; returns whether it was the best."""
         row["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        row["seconds"] = self.seconds()
         self.schedule.step(row["val_loss"])
-        self.progress.epoch += 1
+        progress = self.progress
+        progress.epoch, progress.batch, progress.seconds = progress.epoch + 1, 0, 0.0
+        self._clear_sums()
         for name, value in row.items():
-            self.progress.history.setdefault(name, []).append(value)
-        improved = row["val_loss"] < self.progress.best_loss - (self.config.min_improvement if self.progress.best_epoch else 0.0)
+            progress.history.setdefault(name, []).append(value)
+        improved = row["val_loss"] < progress.best_loss - (self.config.min_improvement if progress.best_epoch else 0.0)
         if improved:
-            self.progress.best_epoch, self.progress.best_loss = self.epoch, row["val_loss"]
+            progress.best_epoch, progress.best_loss = self.epoch, row["val_loss"]
             self.best_weights = weights_of(self.batch_loss)
         return improved
 
@@ -173,55 +192,39 @@ class Learner:
     def result(self) -> FitResult:
         """Sum up the run."""
         history = {name: list(values) for name, values in self.progress.history.items()}
-        return FitResult(history, self.progress.best_epoch, self.progress.best_loss, sum(history.get("seconds", [])))
+        seconds, waited = sum(history.get("seconds", [])), self.progress.waited + self.feed.waited
+        return FitResult(history, self.progress.best_epoch, self.progress.best_loss, seconds, waited)
 
-    def save(self, path: Path) -> Path:
-        """Write everything that the next epoch depends on."""
-        moments, optimizer = split_state(self.optimizer)
-        parts = {
-            "weights": weights_of(self.batch_loss),
-            "best": self.best_weights,
-            "optimizer": moments,
-            "random": random_state(),
-        }
-        document = {
-            "config": self.config.model_dump(mode="json"),
-            "optimizer": optimizer,
-            "schedule": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "progress": vars(self.progress),
-        }
-        tensors = {f"{part}/{name}": values for part, named in parts.items() for name, values in named.items()}
-        return write_tensors(path, tensors, document)
+    def seconds(self) -> float:
+        """Wall time of the current epoch so far."""
+        return self.progress.seconds + time.perf_counter() - self.started
 
-    def resume(self, path: Path) -> None:
-        """Undo `save`.
-
-        Raises:
-            ConfigError: The checkpoint was made with other settings; `max_epochs` and `patience` may differ.
-            DataError: The file is damaged or belongs to another model.
-        """
-        tensors, document = read_tensors(path)
-        self._require_same_config(document["config"], path)
-        try:
-            self.batch_loss.load_state_dict(_part(tensors, "weights"))
-            self.optimizer.load_state_dict(join_state(_part(tensors, "optimizer"), document["optimizer"]))
-        except (RuntimeError, ValueError) as error:
-            raise DataError(f"checkpoint {path} belongs to another model: {error}") from error
-        self.best_weights = _part(tensors, "best")
-        self.schedule.load_state_dict(document["schedule"])
-        self.scaler.load_state_dict(document["scaler"])
-        self.progress = Progress(**document["progress"])
-        restore_random_state(_part(tensors, "random"))
-
-    def _require_same_config(self, stored: dict[str, Any], path: Path) -> None:
-        for name, value in self.config.model_dump(mode="json").items():
-            if name not in MAY_CHANGE and stored.get(name) != value:
-                raise ConfigError(f"{name} must be {stored.get(name)} as in checkpoint {path}, was {value}")
+    def _clear_sums(self) -> None:
+        self.sums, self.counts = torch.zeros((2, len(self.objective.terms)), dtype=torch.float64, device=self.device)
 
     def _autocast(self) -> torch.autocast:
         dtype = torch.float16 if self.config.autocast == "float16" else torch.bfloat16
         return torch.autocast(self.device.type, dtype, enabled=self.config.autocast != "none")
+
+    def _not_finite(self, losses: Tensor, group: list[Any]) -> str:
+        """Say on which data a step failed; the workers tell each other."""
+        number = self.progress.batch
+        texts = [blamed(batch, number + index, self.feed.loader, self.batch_loss) for index, batch in enumerate(group)]
+        bad = [text for text, loss in zip(texts, losses.tolist(), strict=True) if not math.isfinite(loss)]
+        told = self.workers.gather((bad, texts))
+        what = "loss" if any(bad for bad, _ in told) else "gradient"
+        where = [text for bad, texts in told for text in (bad if what == "loss" else texts)]
+        return f"training {what} must be finite, was not in epoch {self.epoch + 1} on {'; '.join(where)}"
+
+    def _broken_validation(self, feed: Feed) -> str:
+        bad = ((number, batch) for number, batch in enumerate(feed.batches(0)) if not _finite(self._validated(batch)))
+        own = [blamed(batch, number, feed.loader, self.batch_loss) for number, batch in islice(bad, 1)]
+        told = "; ".join(text for texts in self.workers.gather(own) for text in texts)
+        return f" on {told}" if told else ""
+
+
+def _finite(totals: dict[str, Tensor]) -> bool:
+    return all(bool(total.isfinite().all()) for total in totals.values())
 
 
 def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -232,29 +235,11 @@ def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
-def _grouped(loader: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    batches = iter(loader)
+def _grouped(batches: Iterator[Any], size: int) -> Iterator[list[Any]]:
     while group := list(islice(batches, size)):
         yield group
-
-
-def _moved(batch: Any, device: torch.device) -> Any:
-    if hasattr(batch, "to"):
-        return batch.to(device)
-    return type(batch)(_moved(part, device) for part in batch) if isinstance(batch, list | tuple) else batch
 
 
 def _without_spans(batch: Any) -> Any:
     """Numbers that change with every batch would make a compiled step start over."""
     return batch._replace(spans=()) if isinstance(batch, Batch) else batch
-
-
-def _not_finite(losses: Tensor, group: list[Any], loader: Any, epoch: int) -> str:
-    bad = [index for index, loss in enumerate(losses.tolist()) if not math.isfinite(loss)] or list(range(len(group)))
-    what = "loss" if len(bad) < len(group) or not losses.isfinite().all() else "gradient"
-    where = "; ".join(loader.describe(group[index]) for index in bad) if hasattr(loader, "describe") else "a plain batch"
-    return f"training {what} must be finite, was not in epoch {epoch} on {where}"
-
-
-def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
-    return {name.removeprefix(f"{part}/"): values for name, values in tensors.items() if name.startswith(f"{part}/")}

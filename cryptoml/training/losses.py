@@ -14,7 +14,15 @@ from torch.nn import functional
 
 from cryptoml.models.forecaster import Forecast
 
-__all__ = ["TASKS", "UncertaintyWeightedLoss", "label_masks", "multi_task_losses", "multi_task_sums", "pinball_loss"]
+__all__ = [
+    "TASKS",
+    "UncertaintyWeightedLoss",
+    "label_masks",
+    "multi_task_errors",
+    "multi_task_losses",
+    "multi_task_sums",
+    "pinball_loss",
+]
 
 Likelihood = Literal["gaussian", "softmax", "laplace"]
 
@@ -53,12 +61,17 @@ def pinball_loss(
     if predicted.shape[-1] != len(quantiles):
         raise ValueError(f"predicted must end with {len(quantiles)} quantiles, has shape {tuple(predicted.shape)}")
     present = ~target.isnan()
-    losses = _pinball(predicted.float(), target.nan_to_num(), quantiles).mean(-1)
+    losses = _pinball(predicted.float(), _without_nan(target), quantiles).mean(-1)
     return _masked_sum(losses, present) / present.sum().clamp(min=1)
 
 
 def _masked_sum(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
     return torch.where(mask, values, 0.0).sum()
+
+
+def _without_nan(target: Float[Tensor, "*shape"], missing: float = 0.0) -> Float[Tensor, "*shape"]:
+    """Replace missing labels; infinite ones stay, so that the loss tells of them."""
+    return torch.where(target.isnan(), missing, target)
 
 
 def _class_losses(logits: Float[Tensor, "*shape label"], target: Shaped[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -69,7 +82,7 @@ def _class_losses(logits: Float[Tensor, "*shape label"], target: Shaped[Tensor, 
 def _volatility_losses(predicted: Float[Tensor, "*shape 1"], target: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """QLIKE: v/f - log(v/f) - 1 on variances; its minimiser is the expected variance (Patton 2011)."""
     log_variance = 2.0 * predicted.float().squeeze(-1).clamp(min=SMALLEST_VOLATILITY).log()
-    log_target = 2.0 * target.nan_to_num(nan=1.0).clamp(min=SMALLEST_VOLATILITY).log()
+    log_target = 2.0 * _without_nan(target, 1.0).clamp(min=SMALLEST_VOLATILITY).log()
     difference = log_target - log_variance
     return difference.exp() - difference - 1.0
 
@@ -87,6 +100,20 @@ def label_masks(
     }
 
 
+def multi_task_errors(
+    forecast: Forecast, targets: Mapping[str, Shaped[Tensor, "..."]], quantiles: Sequence[float]
+) -> dict[str, Float[Tensor, "..."]]:
+    """Compute the loss of each label, `[batch asset time]`, of returns `[... horizon]`; where there is no label, of none."""
+    sized = forecast.position_size.float().squeeze(-1) - _without_nan(targets["position_size"])
+    return {
+        "direction": _class_losses(forecast.direction, targets["direction"]),
+        "volatility": _volatility_losses(forecast.volatility, targets["volatility"]),
+        "regime": _class_losses(forecast.regime, targets["regime"]),
+        "position_size": sized.square(),
+        "returns": _pinball(forecast.quantiles.float(), _without_nan(targets["returns"]), quantiles).mean(-1),
+    }
+
+
 def multi_task_sums(
     forecast: Forecast,
     targets: Mapping[str, Shaped[Tensor, "..."]],
@@ -94,14 +121,7 @@ def multi_task_sums(
     quantiles: Sequence[float],
 ) -> dict[str, tuple[Float[Tensor, ""], Float[Tensor, ""]]]:
     """Sum each task's loss over its labels; returns (sum, number of labels) per task, so that batches add up."""
-    sized = forecast.position_size.float().squeeze(-1) - targets["position_size"].nan_to_num()
-    losses = {
-        "direction": _class_losses(forecast.direction, targets["direction"]),
-        "volatility": _volatility_losses(forecast.volatility, targets["volatility"]),
-        "regime": _class_losses(forecast.regime, targets["regime"]),
-        "position_size": sized.square(),
-        "returns": _pinball(forecast.quantiles.float(), targets["returns"].nan_to_num(), quantiles).mean(-1),
-    }
+    losses = multi_task_errors(forecast, targets, quantiles)
     masks = label_masks(targets, origin_mask)
     return {task: (_masked_sum(losses[task], masks[task]), masks[task].sum().float()) for task in TASKS}
 
@@ -165,6 +185,7 @@ class UncertaintyWeightedLoss(nn.Module):
         losses: Mapping[str, Float[Tensor, "..."]],
         masks: Mapping[str, Bool[Tensor, "..."]] | None = None,
         weights: Mapping[str, float] | None = None,
+        share: Float[Tensor, ""] | float = 1.0,
     ) -> Float[Tensor, ""]:
         """Add up the weighted tasks.
 
@@ -172,6 +193,7 @@ class UncertaintyWeightedLoss(nn.Module):
             losses: Per task a scalar, or one loss per example.
             masks: Per task where a label exists. A task without one contributes nothing, not even its penalty.
             weights: Fixed importance per task on top of the learned one; 1 where absent.
+            share: Part of each penalty to add, where the losses are one of several parts of a step's.
 
         Raises:
             ValueError: A task is missing from `losses`.
@@ -183,7 +205,7 @@ class UncertaintyWeightedLoss(nn.Module):
         for index, task in enumerate(self.tasks):
             value, present = _reduced(losses[task], (masks or {}).get(task))
             s = self.log_variances[index]
-            term = self.scale[index] * torch.exp(-s) * value + self.penalty[index] * s
+            term = self.scale[index] * torch.exp(-s) * value + share * self.penalty[index] * s
             total = total + (weights or {}).get(task, 1.0) * torch.where(present, term, 0.0)
         return total
 

@@ -3,12 +3,13 @@
 Everything that goes in or comes out is arrays and plain configuration, so it travels to a worker as it is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Self
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float32
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -23,6 +24,7 @@ from cryptoml.models.forecaster import Architecture, Forecaster, ForecasterConfi
 from cryptoml.training.checkpoint import CHECKPOINT_NAME, read_tensors, write_tensors
 from cryptoml.training.chunks import ChunkLoader
 from cryptoml.training.config import EpochEnd, TrainingConfig
+from cryptoml.training.randomness import derived_seed, seeded
 from cryptoml.training.trainer import fit
 
 __all__ = [
@@ -58,7 +60,7 @@ class MemberConfig(BaseModel):
         None, min_length=1, description="Categories of features that the member reads; None is all"
     )
     learning_rate: float | None = Field(None, gt=0, description="Learning rate of this member; None takes the training config's")
-    seed: int = Field(0, ge=0, description="Added to the experiment's seed")
+    seed: int = Field(0, ge=0, description="Mixed with the experiment's seed into one of the member's own")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -73,7 +75,7 @@ class MemberConfig(BaseModel):
             data: Decides features, assets, horizons and quantiles.
             training: Settings of the loop; the member's own learning rate wins.
             lookback: Bars of history that a forecast reads.
-            seed: Of the experiment; the member's own is added.
+            seed: Of the experiment; mixed with the member's own, so that no sum of the two matters.
 
         Raises:
             ConfigError: The data has no feature of one of the member's groups.
@@ -89,7 +91,7 @@ class MemberConfig(BaseModel):
             primary_horizon=data.config.primary_horizon,
         )
         rate = training.learning_rate if self.learning_rate is None else self.learning_rate
-        loop = training.updated(seed=seed + self.seed, learning_rate=rate)
+        loop = training.updated(seed=derived_seed(seed, self.seed), learning_rate=rate)
         return MemberTask(self.name, forecaster, loop, feature_names=data.feature_names)
 
 
@@ -104,6 +106,7 @@ class FoldData:
         config: Horizons and quantiles of the labels.
         symbols: Names of the assets, for messages.
         feature_names: Names of the features, by which groups are chosen; may be empty.
+        timestamps: Opens of the bars, for messages.
     """
 
     features: Float32[np.ndarray, "asset time feature"]
@@ -112,6 +115,7 @@ class FoldData:
     config: TargetConfig
     symbols: tuple[str, ...]
     feature_names: tuple[str, ...] = ()
+    timestamps: pd.DatetimeIndex | Sequence[object] | None = None
 
 
 @dataclass(frozen=True)
@@ -191,19 +195,34 @@ def fit_member(
     prepare_model: Callable[[nn.Module], nn.Module] | None = None,
     device: torch.device | str | None = None,
     progress: bool | None = None,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> FittedMember:
     """Fit one member; a checkpoint in `checkpoint_dir` is resumed.
 
-    The result depends on the data, the task and the number of torch threads alone.
+    The result depends on the data, the task and the number of torch threads alone. Several workers give, up to rounding and
+    dropout, that of one with `world_size` times the batch size; each of them returns it.
+
+    Args:
+        data: What to learn from, whole on every worker.
+        task: Which model with which settings; `batch_size` is per worker.
+        checkpoint_dir: Where the first worker keeps checkpoints; none by default.
+        log_dir: Where the first worker writes TensorBoard events; none by default.
+        on_epoch_end: As for `fit`.
+        prepare_model: As for `fit`; not needed for data parallelism.
+        device: Where to train; the CPU by default.
+        progress: As for `fit`.
+        rank: Number of this worker.
+        world_size: Workers that fit this member together; more than one need torch.distributed's default process group.
     """
     labels = shuffled(data.targets, data.fold, task.training.seed) if task.shuffle_labels else data.targets
-    torch.manual_seed(task.training.seed)
-    model = build_forecaster(task.forecaster)
+    with seeded(task.training.seed):
+        model = build_forecaster(task.forecaster)
     resume = checkpoint_dir if checkpoint_dir is not None and (checkpoint_dir / CHECKPOINT_NAME).exists() else None
     result = fit(
         model,
-        _loader(data, labels, task, data.fold.train, shuffle=True),
-        _loader(data, labels, task, data.fold.validation, shuffle=False),
+        _loader(data, labels, task, data.fold.train, shuffle=True, shard=(rank, world_size)),
+        _loader(data, labels, task, data.fold.validation, shuffle=False, shard=(rank, world_size)),
         task.training,
         on_epoch_end=on_epoch_end,
         prepare_model=prepare_model,
@@ -212,12 +231,16 @@ def fit_member(
         log_dir=log_dir,
         device=device,
         progress=progress,
+        rank=rank,
+        world_size=world_size,
     )
     weights = {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
     return FittedMember(task.name, task.forecaster, weights, result.history, result.best_validation_loss, result.seconds)
 
 
-def _loader(data: FoldData, labels: Targets, task: MemberTask, span: Span, *, shuffle: bool) -> ChunkLoader:
+def _loader(
+    data: FoldData, labels: Targets, task: MemberTask, span: Span, *, shuffle: bool, shard: tuple[int, int] = (0, 1)
+) -> ChunkLoader:
     """Chunks whose loss-bearing origins are exactly those of the span that have `lookback` bars of history."""
     lookback, config = task.forecaster.lookback, task.training
     start = max(0, span.start - lookback + 1)
@@ -232,6 +255,8 @@ def _loader(data: FoldData, labels: Targets, task: MemberTask, span: Span, *, sh
         random_phase=shuffle,
         seed=config.seed,
         symbols=data.symbols,
+        timestamps=data.timestamps,
+        shard=shard,
     )
 
 

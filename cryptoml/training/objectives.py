@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -12,43 +12,83 @@ from cryptoml.errors import DataError
 from cryptoml.models.forecaster import Forecaster
 from cryptoml.training.chunks import Batch
 from cryptoml.training.config import TrainingConfig
-from cryptoml.training.losses import TASKS, UncertaintyWeightedLoss, label_masks, multi_task_losses, multi_task_sums
+from cryptoml.training.losses import TASKS, UncertaintyWeightedLoss, label_masks, multi_task_errors, multi_task_sums
 
-__all__ = ["ForecastObjective", "Objective", "PairObjective", "StepLoss", "Sums", "objective_of"]
+__all__ = ["BatchLoss", "ForecastObjective", "Objective", "PairObjective", "Portion", "StepLoss", "Sums", "objective_of"]
 
 Sums = dict[str, tuple[Tensor, Tensor]]
 """Metric -> (sum, count): additive over batches, whatever their sizes."""
 
 
+class Portion(NamedTuple):
+    """One batch as a part of an optimizer step, which several batches and several workers may share.
+
+    Attributes:
+        batch: What the loader gave.
+        totals: Labels per term in the whole step, by which sums are divided. A worker's share of labels may be uneven.
+        share: One over the number of portions in the step.
+    """
+
+    batch: Any
+    totals: Float[Tensor, " term"]
+    share: Float[Tensor, ""]
+
+
 class StepLoss(NamedTuple):
-    """Losses of one training batch.
+    """Losses of one portion; over all portions of a step they add up.
 
     Attributes:
         loss: What the optimizer descends.
-        monitored: The same batch in the units of the validation loss, so that both curves compare.
+        sums: Sum of each term's loss over the portion's labels, without gradient.
     """
 
     loss: Float[Tensor, ""]
-    monitored: Float[Tensor, ""]
+    sums: Float[Tensor, " term"]
 
 
 class Objective(nn.Module):
-    """Interface of an objective; its parameters, if any, are trained beside the model's."""
+    """Interface of an objective; its parameters, if any, are trained beside the model's.
 
-    def forward(self, model: nn.Module, batch: Any) -> StepLoss:
-        """Compute the training losses of one batch."""
+    Attributes:
+        terms: Names of the losses that are averaged over labels of their own; each starts with `loss`.
+    """
+
+    terms: tuple[str, ...] = ("loss",)
+
+    def counts(self, batch: Any) -> Float[Tensor, " term"]:
+        """Count the labels of each term in one training batch."""
+        raise NotImplementedError
+
+    def forward(self, model: nn.Module, portion: Portion) -> StepLoss:
+        """Compute the training losses of one portion."""
         raise NotImplementedError
 
     def sums(self, model: nn.Module, batch: Any) -> Sums:
-        """Sum losses and metrics of one validation batch; the names of losses start with `loss`."""
+        """Sum the terms and metrics of one validation batch."""
         raise NotImplementedError
 
-    def validation_loss(self, means: Mapping[str, float]) -> float:
-        """Combine the means of a whole validation pass into the one figure that early stopping watches.
+    def combined(self, means: Mapping[str, float]) -> float:
+        """Combine the means of a whole pass into one figure; early stopping watches that of the validation data.
 
-        Metrics without any label are absent from `means`.
+        Terms and metrics without any label are absent from `means`.
         """
         return means["loss"]
+
+    def broken(self, model: nn.Module, batch: Any) -> Bool[Tensor, "batch asset time"] | None:
+        """Tell which forecasts of a batch have a loss that is not finite, where the objective can tell them apart."""
+        return None
+
+
+class BatchLoss(nn.Module):
+    """Model and objective as one module whose forward maps a portion of a step to its loss."""
+
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, portion: Portion) -> StepLoss:
+        """Compute the training losses of one portion."""
+        return self.objective(self.model, portion)
 
 
 class ForecastObjective(Objective):
@@ -76,16 +116,24 @@ class ForecastObjective(Objective):
         self.quantiles = tuple(quantiles)
         self.task_weights = {task: (task_weights or {}).get(task, 1.0) for task in TASKS}
         self.weighting = UncertaintyWeightedLoss(TASKS) if learned_weights else None
+        self.terms = tuple(f"loss_{task}" for task in TASKS)
 
-    def forward(self, model: nn.Module, batch: Batch) -> StepLoss:
-        """Compute the training losses of one batch of chunks."""
-        forecast = cast(Forecaster, model).dense(batch.features, batch.mask)
-        losses = multi_task_losses(forecast, batch.targets, batch.origin_mask, self.quantiles)
-        fixed = torch.stack([self.task_weights[task] * loss for task, loss in losses.items()]).sum()
-        if self.weighting is None:
-            return StepLoss(fixed, fixed.detach())
+    def counts(self, batch: Batch) -> Float[Tensor, " task"]:
+        """Count each task's labels."""
         masks = label_masks(batch.targets, batch.origin_mask)
-        return StepLoss(self.weighting(losses, masks, self.task_weights), fixed.detach())
+        return torch.stack([masks[task].sum() for task in TASKS]).float()
+
+    def forward(self, model: nn.Module, portion: Portion) -> StepLoss:
+        """Compute the training losses of one batch of chunks."""
+        batch = portion.batch
+        forecast = cast(Forecaster, model).dense(batch.features, batch.mask)
+        pairs = multi_task_sums(forecast, batch.targets, batch.origin_mask, self.quantiles)
+        sums = torch.stack([pairs[task][0] for task in TASKS])
+        means = dict(zip(TASKS, sums / portion.totals.clamp(min=1.0), strict=True))
+        if self.weighting is None:
+            return StepLoss(torch.stack([self.task_weights[task] * loss for task, loss in means.items()]).sum(), sums.detach())
+        present = dict(zip(TASKS, portion.totals > 0, strict=True))
+        return StepLoss(self.weighting(means, present, self.task_weights, portion.share), sums.detach())
 
     def sums(self, model: nn.Module, batch: Batch) -> Sums:
         """Sum each task's loss and the metrics of one batch of chunks."""
@@ -98,12 +146,17 @@ class ForecastObjective(Objective):
         losses = {f"loss_{task}": value for task, value in tasks.items()}
         return losses | _class_metrics(forecast.direction, direction) | _error_metrics(error)
 
-    def validation_loss(self, means: Mapping[str, float]) -> float:
+    def combined(self, means: Mapping[str, float]) -> float:
         """Fixed-weight sum of the tasks' mean losses; tasks without any label are left out."""
-        present = [task for task in TASKS if f"loss_{task}" in means]
-        if not present:
-            raise DataError("validation data must hold at least one label, had none")
-        return sum(self.task_weights[task] * means[f"loss_{task}"] for task in present)
+        return sum(self.task_weights[task] * means[f"loss_{task}"] for task in TASKS if f"loss_{task}" in means)
+
+    def broken(self, model: nn.Module, batch: Batch) -> Bool[Tensor, "batch asset time"]:
+        """Tell at which origins the loss of any task is not finite."""
+        forecast = cast(Forecaster, model).dense(batch.features, batch.mask)
+        errors = multi_task_errors(forecast, batch.targets, self.quantiles)
+        masks = label_masks(batch.targets, batch.origin_mask)
+        bad = [~errors[task].isfinite() & masks[task] for task in TASKS]
+        return torch.stack([each.any(dim=-1) if each.ndim == 4 else each for each in bad]).any(dim=0)
 
 
 class PairObjective(Objective):
@@ -114,28 +167,41 @@ class PairObjective(Objective):
     `direction_accuracy` is the share of nonzero labels whose sign was right. Those that do not apply are NaN.
 
     Args:
-        loss_fn: (prediction, y) -> scalar mean loss; by default cross-entropy for integer y, else squared error.
+        loss_fn: (prediction, y) -> scalar mean loss over the examples; by default cross-entropy over the last axis for
+            integer y, else squared error.
     """
 
     def __init__(self, loss_fn: Callable[[Any, Tensor], Tensor] | None = None) -> None:
         super().__init__()
         self.loss_fn = loss_fn
 
-    def forward(self, model: nn.Module, batch: Sequence[Any]) -> StepLoss:
+    def counts(self, batch: Sequence[Any]) -> Float[Tensor, "1"]:
+        """Count the examples.
+
+        Raises:
+            DataError: The batch is not a pair (x, y).
+        """
+        if not isinstance(batch, list | tuple) or len(batch) != 2 or not isinstance(batch[1], Tensor):
+            raise DataError(f"batches must be pairs (x, y) with a tensor y, found {_shape_of(batch)}")
+        return torch.tensor([float(len(batch[1]))], device=batch[1].device)
+
+    def forward(self, model: nn.Module, portion: Portion) -> StepLoss:
         """Compute the training loss of one (x, y) batch."""
-        predicted = _predict(model, batch[0])
-        loss = self._loss(predicted, batch[1])
-        return StepLoss(loss, loss.detach())
+        x, y = portion.batch
+        loss = self._loss(_predict(model, x), y)
+        return StepLoss(loss * (len(y) / portion.totals[0]), (loss.detach() * len(y)).reshape(1))
 
     def sums(self, model: nn.Module, batch: Sequence[Any]) -> Sums:
         """Sum the loss, weighted by the number of examples, and the metrics of one (x, y) batch."""
-        predicted, y = _predict(model, batch[0]), batch[1]
-        count = torch.tensor(float(len(y)), device=y.device)
-        sums = {"loss": (self._loss(predicted, y).float() * count, count)}
+        count = self.counts(batch)[0]
+        predicted = _predict(model, batch[0])
+        sums = {"loss": (self._loss(predicted, batch[1]).float() * count, count)}
+        pair = _aligned(predicted, batch[1])
+        if pair is None:
+            return sums
+        predicted, y = pair
         if not y.is_floating_point():
             return sums | _class_metrics(predicted, y)
-        if predicted.shape != y.shape:
-            return sums
         error = predicted.float() - y
         right = (predicted.sign() == y.sign()) & (y != 0)
         return sums | _error_metrics(error) | {"direction_accuracy": (right.sum().float(), (y != 0).sum().float())}
@@ -143,14 +209,37 @@ class PairObjective(Objective):
     def _loss(self, predicted: Tensor, y: Tensor) -> Float[Tensor, ""]:
         if self.loss_fn is not None:
             return self.loss_fn(predicted, y)
+        pair = _aligned(predicted, y)
+        if pair is None:
+            what = "values of" if y.is_floating_point() else "one class for each but the last axis of"
+            raise DataError(f"y must hold {what} the prediction's shape {tuple(predicted.shape)}, has shape {tuple(y.shape)}")
+        predicted, y = pair
         if y.is_floating_point():
             return functional.mse_loss(predicted, y)
         return functional.cross_entropy(predicted.flatten(0, -2), y.long().flatten())
 
 
 def _predict(model: nn.Module, x: Any) -> Tensor:
-    output = model(*x) if isinstance(x, list | tuple) else model(x)
+    output = model(*x) if isinstance(x, list | tuple) else model(**x) if isinstance(x, dict) else model(x)
     return output[0] if isinstance(output, tuple) else output
+
+
+def _aligned(predicted: Tensor, y: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Drop a last axis of length 1 where prediction and label differ by no more than that; None where they do."""
+    wanted = predicted.shape if y.is_floating_point() else predicted.shape[:-1]
+    if y.shape == wanted:
+        return predicted, y
+    if y.shape == (*wanted, 1):
+        return predicted, y.squeeze(-1)
+    if y.is_floating_point() and predicted.shape == (*y.shape, 1):
+        return predicted.squeeze(-1), y
+    return None
+
+
+def _shape_of(batch: Any) -> str:
+    if isinstance(batch, Tensor):
+        return f"a tensor of shape {tuple(batch.shape)}"
+    return f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, list | tuple) else type(batch).__name__
 
 
 def _class_metrics(logits: Float[Tensor, "*shape label"], label: Tensor) -> Sums:

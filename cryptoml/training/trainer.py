@@ -4,7 +4,6 @@ Orchestrators come in as values: `prepare_model` wraps the module whose forward 
 compiled), `on_epoch_end` hears every epoch and may raise to stop a trial.
 """
 
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,16 @@ from torch import nn
 from tqdm import tqdm
 
 from cryptoml.errors import ConfigError, DataError
-from cryptoml.training.checkpoint import CHECKPOINT_NAME, weights_of, write_tensors
+from cryptoml.training.checkpoint import CHECKPOINT_NAME, read_tensors, require_writable, write_tensors
 from cryptoml.training.config import EpochEnd, FitResult, TrainingConfig
+from cryptoml.training.events import EventLog
+from cryptoml.training.failures import memory_hints
+from cryptoml.training.feed import Feed, length_of
 from cryptoml.training.learner import Learner
 from cryptoml.training.objectives import Objective, PairObjective, objective_of
+from cryptoml.training.randomness import derived_seed, seeded
+from cryptoml.training.savepoint import restore_run, state_of_run
+from cryptoml.training.workers import Workers
 
 __all__ = ["EpochEnd", "FitResult", "TrainingConfig", "UltimateTrainer", "fit"]
 
@@ -38,84 +43,109 @@ def fit(
     log_dir: str | Path | None = None,
     device: torch.device | str | None = None,
     progress: bool | None = None,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> FitResult:
     """Train a model with early stopping; it ends with the weights of the best validation epoch, in eval mode.
 
-    The caller's random state is left as it was. A run stopped after k epochs and resumed equals one that never stopped.
+    The caller's random states are left as they were. A run that stopped after any checkpoint and resumed equals one that never
+    stopped, bit by bit. Several workers that each take their part of every batch give the result of one worker with the
+    whole batches, as far as sums in another order do and no dropout draws: each rank drops by random numbers of its own.
 
     Args:
         model: A forecaster with `dense(features, mask)` for `ChunkLoader`s, or any module for loaders of (x, y).
-        train: Sized iterable of batches; a `ChunkLoader` is told the epoch, so that its order can be resumed.
-        validation: Batches on which early stopping and the learning rate schedule depend.
+        train: Batches; a loader with `set_epoch`, or whose sampler has it, is told the epoch. With several workers the
+            batches of this one: `ChunkLoader(shard=...)`, or a `DistributedSampler`.
+        validation: Batches on which early stopping and the learning rate schedule depend; of this worker, as `train`.
         config: Settings of the loop.
         objective: Losses and metrics of a batch; by default what fits the model.
         on_epoch_end: Called after each epoch's checkpoint; what it raises ends the run and reaches the caller.
-        prepare_model: Wraps the module that maps a batch to its loss, such as DistributedDataParallel.
-        resume: Checkpoint file, or a folder with one, to go on from.
-        checkpoint_dir: Where to keep `last`, `best` and periodic checkpoints; none by default.
-        log_dir: Where to write TensorBoard events; none by default.
+        prepare_model: Wraps the module that maps a portion of a step to its loss. Data parallelism needs none.
+        resume: Checkpoint file, or a folder with one, to go on from. The first worker's counts.
+        checkpoint_dir: Where the first worker keeps `last`, `best` and periodic checkpoints; none by default.
+        log_dir: Where the first worker writes TensorBoard events; none by default.
         device: Where to train; where the model is by default.
         progress: Show a progress bar; by default only on a terminal.
+        rank: Number of this worker among `world_size`.
+        world_size: Workers that train together, in torch.distributed's default process group.
 
     Raises:
         DataError: A loss or gradient is not finite (names the batch's bars and symbols; the model keeps the best weights
-            so far), there is no batch, or a checkpoint cannot be read or written.
-        ConfigError: A checkpoint was made with other settings.
+            so far), there is no batch or no label, memory or disk is full, or a checkpoint cannot be read.
+        ConfigError: A checkpoint was made with other settings, or the workers disagree.
     """
-    config = config or TrainingConfig()
+    config, workers = config or TrainingConfig(), Workers(rank, world_size)
     device = torch.device(device) if device is not None else _device_of(model)
-    _require_batches(train, validation)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(config.seed)
-        learner = Learner(model.to(device), (objective or objective_of(model, config)).to(device), config, device, prepare_model)
-        if resume is not None:
-            learner.resume(_checkpoint_file(resume))
-        writer = _writer(log_dir)
+    _require_batches(train, validation, workers)
+    with seeded(config.seed if rank == 0 else derived_seed(config.seed, rank)), memory_hints(config, device):
+        feeds = Feed(train, device), Feed(validation, device)
+        objective = (objective or objective_of(model, config)).to(device)
+        learner = Learner(model.to(device), objective, config, feeds[0], prepare_model, workers)
+        _open_checkpoints(learner, resume, checkpoint_dir)
+        events = EventLog(log_dir if rank == 0 else None, learner.epoch)
         try:
-            _run_epochs(learner, train, validation, on_epoch_end, checkpoint_dir, writer, progress)
+            _run_epochs(learner, feeds[1], on_epoch_end, checkpoint_dir, events, progress)
         finally:
             learner.restore_best()
-            if writer is not None:
-                writer.close()
+            events.close()
     return learner.result()
+
+
+def _open_checkpoints(learner: Learner, resume: str | Path | None, folder: str | Path | None) -> None:
+    """Go on from a checkpoint and see that others can be written, as the first worker has them."""
+    if folder is not None:
+        learner.workers.by_first(lambda: require_writable(folder))
+    path = learner.workers.by_first(lambda: None if resume is None else _checkpoint_file(resume))
+    if path is not None:
+        restore_run(learner, *learner.workers.by_first(lambda: read_tensors(path)), path)
 
 
 def _run_epochs(
     learner: Learner,
-    train: Any,
-    validation: Iterable[Any],
+    validation: Feed,
     on_epoch_end: OnEpochEnd | None,
-    checkpoint_dir: str | Path | None,
-    writer: Any,
+    folder: str | Path | None,
+    events: EventLog,
     progress: bool | None,
 ) -> None:
-    config = learner.config
-    remaining = config.max_epochs - learner.epoch
-    with tqdm(total=remaining * len(train), disable=None if progress is None else not progress, unit="batch", leave=False) as bar:
+    config, batches = learner.config, length_of(learner.feed.loader)
+    total = None if batches is None else config.max_epochs * batches
+    done = 0 if batches is None else learner.epoch * batches + learner.progress.batch
+    hidden = True if learner.workers.rank else None if progress is None else not progress
+    with tqdm(total=total, initial=done, disable=hidden, unit="batch", leave=False) as bar:
+
+        def on_step(batches: int) -> None:
+            bar.update(batches)
+            steps = -(-learner.progress.batch // config.accumulate)
+            if folder is not None and config.checkpoint_steps and steps % config.checkpoint_steps == 0:
+                _write(learner, [Path(folder) / CHECKPOINT_NAME])
+
         while not learner.finished:
-            started = time.perf_counter()
-            train_loss = learner.train_epoch(train, on_batch=bar.update)
-            row = {"train_loss": train_loss} | learner.validate(validation) | {"seconds": time.perf_counter() - started}
+            waited = learner.feed.waited
+            row = {"train_loss": learner.train_epoch(on_step)} | learner.validate(validation)
             improved = learner.end_epoch(row)
-            checkpoint = _keep(learner, checkpoint_dir, improved)
-            _log(writer, learner.epoch, row)
+            checkpoint = None if folder is None else _keep(learner, Path(folder), improved)
+            events.add(learner.epoch, row | {"loading_seconds": learner.feed.waited - waited})
             bar.set_postfix(epoch=learner.epoch, val_loss=f"{row['val_loss']:.4f}")
             if on_epoch_end is not None:
                 on_epoch_end(EpochEnd(learner.epoch, row, improved, checkpoint))
 
 
-def _keep(learner: Learner, folder: str | Path | None, improved: bool) -> Path | None:
-    """Write the checkpoints of one epoch; returns the resumable one, or None when none is due."""
-    if folder is None:
-        return None
-    folder, config = Path(folder), learner.config
-    if improved:
-        write_tensors(folder / "best.safetensors", weights_of(learner.model), {"epoch": learner.epoch})
+def _keep(learner: Learner, folder: Path, improved: bool) -> Path | None:
+    """Write the checkpoints of one epoch; returns the resumable one on the first worker, or None when none is due."""
+    config, last = learner.config, folder / CHECKPOINT_NAME
+    names = ["best.safetensors"] if improved else []
     if config.keep_every and learner.epoch % config.keep_every == 0:
-        learner.save(folder / f"epoch-{learner.epoch:04d}.safetensors")
-    if learner.epoch % config.checkpoint_every and not learner.finished:
-        return None
-    return learner.save(folder / CHECKPOINT_NAME)
+        names.append(f"epoch-{learner.epoch:04d}.safetensors")
+    due = learner.epoch % config.checkpoint_every == 0 or learner.finished
+    _write(learner, [folder / name for name in names] + [last] * due)
+    return last if due and learner.workers.rank == 0 else None
+
+
+def _write(learner: Learner, paths: list[Path]) -> None:
+    if paths:
+        state = state_of_run(learner)
+        learner.workers.by_first(lambda: [write_tensors(path, *state) for path in paths])
 
 
 def _checkpoint_file(resume: str | Path) -> Path:
@@ -126,25 +156,14 @@ def _device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def _require_batches(train: Any, validation: Any) -> None:
-    for name, loader in (("train", train), ("validation", validation)):
-        if len(loader) == 0:
+def _require_batches(train: Any, validation: Any, workers: Workers) -> None:
+    lengths = length_of(train), length_of(validation)
+    for name, batches in zip(("train", "validation"), lengths, strict=True):
+        if batches == 0:
             raise DataError(f"{name} data must hold at least one batch, held none")
-
-
-def _writer(log_dir: str | Path | None) -> Any:
-    if log_dir is None:
-        return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(log_dir))
-
-
-def _log(writer: Any, epoch: int, row: dict[str, float]) -> None:
-    if writer is not None:
-        for name, value in row.items():
-            writer.add_scalar(name, value, epoch)
-        writer.flush()
+    told = workers.gather(lengths)
+    if len(set(told)) > 1:
+        raise ConfigError(f"all workers must have as many batches of training and validation data, had {told}")
 
 
 class UltimateTrainer:

@@ -26,6 +26,7 @@ from cryptoml.training.member import (
     save_fitted,
     shuffled,
 )
+from cryptoml.training.randomness import derived_seed
 from tests.training.conftest import LOOKBACK
 
 LABELS = ("log_return", "direction", "volatility", "regime", "position_size")
@@ -235,10 +236,18 @@ class TestTask:
     def test_data_decides_the_shapes_and_the_member_its_rate_and_seed(self, fold_data: FoldData) -> None:
         member = MemberConfig(name="own", hidden_size=8, num_heads=2, learning_rate=0.5, seed=2)
         task = member.task(fold_data, TrainingConfig(learning_rate=0.1), LOOKBACK, seed=10)
-        assert (task.name, task.training.learning_rate, task.training.seed) == ("own", 0.5, 12)
+        assert (task.name, task.training.learning_rate, task.training.seed) == ("own", 0.5, derived_seed(10, 2))
         assert isinstance(task.forecaster, ForecasterConfig)
         assert (task.forecaster.num_features, task.forecaster.num_assets, task.forecaster.lookback) == (3, 2, LOOKBACK)
         assert (task.forecaster.horizons, task.forecaster.volatility_horizon) == ((1, 4), 4)
+
+    def test_seeds_of_experiment_and_member_do_not_add_up(self, fold_data: FoldData) -> None:
+        seeds = {
+            MemberConfig(name="any", seed=own).task(fold_data, TrainingConfig(), LOOKBACK, seed=seed).training.seed
+            for own in range(6)
+            for seed in range(6)
+        }
+        assert len(seeds) == 36
 
     def test_the_rate_of_the_loop_holds_otherwise(self, fold_data: FoldData) -> None:
         task = MemberConfig(name="plain").task(fold_data, TrainingConfig(learning_rate=0.1), LOOKBACK)

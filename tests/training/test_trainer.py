@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from cryptoml.errors import ConfigError, DataError
 from cryptoml.models.forecaster import Forecaster, ForecasterConfig, build_forecaster
-from cryptoml.training.checkpoint import latest_checkpoint, read_tensors
+from cryptoml.training.checkpoint import latest_checkpoint, load_weights
 from cryptoml.training.trainer import TrainingConfig, UltimateTrainer, fit
 
 CONFIG = TrainingConfig(max_epochs=4, batch_size=3, chunk_bars=32, learning_rate=3e-3)
@@ -95,8 +95,10 @@ def test_checkpoints_best_and_periodic(loaders, tmp_path):
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"best.safetensors", "last.safetensors", "epoch-0002.safetensors", "epoch-0004.safetensors"}
     assert [end.checkpoint is not None for end in ends] == [False, False, True, True]
-    weights, _ = read_tensors(tmp_path / "best.safetensors")
-    assert torch.equal(weights["asset"], model.asset)
+    for name in ("best", "last", "epoch-0004"):
+        loaded = forecaster(seed=7)
+        load_weights(loaded, tmp_path / f"{name}.safetensors")
+        assert same_weights(loaded, model)
 
 
 def test_resume_refuses_other_settings_models_and_damage(loaders, tmp_path):
