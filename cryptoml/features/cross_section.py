@@ -30,7 +30,7 @@ SHARPE = "Sharpe 1964"
 LO = "Lo & MacKinlay 1990, lead-lag effects"
 LEAD_SPANS = (hours(4), hours(16), hours(48))
 LEAD_HALFLIFE = hours(16)
-MAX_LEADERS = 16
+NUM_PEERS = 16
 LEAD_EVIDENCE = 3.0  # standard errors
 
 
@@ -145,7 +145,7 @@ def correlation_market(market: Market, n: int) -> FloatArray:
 
 @feature("cross_section", lookback=lambda n: n + 1, params=(days(5), days(20)), source=SHARPE)
 def beta_leader(market: Market, n: int) -> FloatArray:
-    """cov_n(r, leader) / var_n(leader), leader BTC or else the first symbol"""
+    """cov_n(r, leader) / var_n(leader), leader bitcoin or else the first symbol by name"""
     return _beta(_comoment(market, market.leader_return, "leader", n))
 
 
@@ -203,17 +203,25 @@ def leader_gap(market: Market, halflife: int) -> FloatArray:
     return own[market.leader] - own
 
 
-@feature("cross_section", lookback=lambda h, n: _lead_window(h) + n, params=((LEAD_HALFLIFE, days(60)),), source=LO)
+@feature(
+    "cross_section",
+    lookback=lambda h, n: _lead_window(h) + n,
+    params=((LEAD_HALFLIFE, days(60)),),
+    inputs=("close", "volume"),
+    source=LO,
+)
 def peer_lead(market: Market, halflife: int, n: int) -> FloatArray:
     """sum over peers j of c_j x_j: x_j the peer's trailing return, c_j = corr_n(r_t, x_j at t-1) where |c_j| > 3 / sqrt(n)
 
-    Peers are the first 16 symbols of the panel other than the asset; one whose own window has gaps adds nothing.
+    Peers are, bar by bar, the 16 assets of the largest turnover of n bars, ties included, without the asset itself; one
+    whose own window has gaps is none.
     """
     trailing = _own_trailing(market, halflife)
+    place = pd.DataFrame(-_turnover(market, n)).rank(axis=0, method="min").to_numpy()
     total = np.zeros(trailing.shape)
-    for peer in range(min(MAX_LEADERS, len(trailing))):
+    for peer in np.flatnonzero((place <= NUM_PEERS).any(axis=1)):
         strength = _correlation(_moments(market, delay(trailing[peer], 1), n))
-        usable = (np.abs(strength) > LEAD_EVIDENCE / np.sqrt(n)) & np.isfinite(trailing[peer])
+        usable = (np.abs(strength) > LEAD_EVIDENCE / np.sqrt(n)) & np.isfinite(trailing[peer]) & (place[peer] <= NUM_PEERS)
         usable[peer] = False
         total += np.where(usable, strength * np.nan_to_num(trailing[peer]), 0.0)
     return total

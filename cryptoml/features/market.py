@@ -116,5 +116,5 @@ def market_from_panel(panel: Panel) -> Market:
 
 
 def leader_of(symbols: Sequence[str]) -> int:
-    """Return the row of the asset that the others are compared with: the first market of bitcoin, else the first one."""
-    return next((row for row, symbol in enumerate(symbols) if split_symbol(symbol)[0] == "BTC"), 0)
+    """Return the row of the asset that the others are compared with: a market of bitcoin, or else the first by name."""
+    return min(range(len(symbols)), key=lambda row: (split_symbol(symbols[row])[0] != "BTC", symbols[row]), default=0)

@@ -100,7 +100,7 @@ class TestParity:
         plain = build_features(load_panel(lake, symbols=[symbol]).panel, engineer)
         assert_close(read_feature_panel(tmp_path / "out").values, plain.values)
 
-    def test_a_symbol_absent_from_a_stretch_keeps_its_place_among_possible_leaders(self, tmp_path: Path) -> None:
+    def test_symbols_absent_from_a_stretch_leave_the_choice_of_peers_alone(self, tmp_path: Path) -> None:
         panel = synthetic_market(MarketConfig(num_assets=19, num_bars=9_400, with_tables=False)).panel
         candles = panel.candles.copy()
         candles[[1, 2, 7], :9_000] = np.nan

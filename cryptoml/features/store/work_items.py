@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from cryptoml.data.lake_files import LakeFiles, Life, TablePart
 from cryptoml.data.lake_tables import stamps_within
 from cryptoml.data.schema import parse_timeframe
-from cryptoml.features.cross_section import MAX_LEADERS
 from cryptoml.features.market import leader_of
 from cryptoml.features.store.files import cross_section_folder, features_folder, file_name
 
@@ -103,15 +102,9 @@ def market_items(files: LakeFiles, lives: Mapping[str, Life], *, warm_up_bars: i
 
 
 def _taking_part(lives: Mapping[str, Life], since: pd.Timestamp, until: pd.Timestamp) -> tuple[str, ...]:
-    """Return the symbols with bars in [since, until), in order, and absent ones that the features cannot do without.
-
-    That is the leader, and where one of the others comes after the first few, whose returns are read as possible leaders,
-    those first few: they keep its place.
-    """
-    there = {symbol for symbol, life in lives.items() if _files_within(life, since, until)}
-    first, leader = set(list(lives)[:MAX_LEADERS]), list(lives)[leader_of(list(lives))]
-    places = first if there - first else set()
-    return tuple(symbol for symbol in lives if symbol in there | places | {leader})
+    """Return the symbols with bars in [since, until), in order, and the leader, which the features cannot do without."""
+    leader = list(lives)[leader_of(list(lives))]
+    return tuple(symbol for symbol, life in lives.items() if symbol == leader or _files_within(life, since, until))
 
 
 def _edges(life: Life) -> tuple[pd.Timestamp, pd.Timestamp]:
