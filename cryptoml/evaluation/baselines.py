@@ -1,8 +1,9 @@
 """Baselines on the same bars, targets and costs as the ensemble.
 
-Rules (buy and hold, last value, time-series momentum) trade by their own sign; their class probabilities are the
-frequencies with which each class followed in the training span. Learned baselines trade through the decision path.
-Every volatility is the EWMA estimate, every quantile a driftless Gaussian with it, unless the baseline knows better.
+Rules (buy and hold, last value, time-series momentum) hold the largest allowed position by their own sign; their class
+probabilities are the frequencies with which each class followed in the training span. Learned baselines trade through
+the decision path. Every volatility is the EWMA estimate, every quantile a driftless Gaussian with it; HAR forecasts
+volatility alone.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from cryptoml.evaluation.learned_baselines import (
     RowModel,
     TrainingRows,
 )
+from cryptoml.evaluation.volatility_baselines import heterogeneous_autoregression
 from cryptoml.trading.forecasts import Forecasts
 
 __all__ = ["BASELINES", "buy_and_hold", "last_value", "learned_baseline", "momentum", "run_baselines", "training_rows"]
@@ -54,7 +56,7 @@ def run_baselines(
 
 
 def buy_and_hold(inputs: EvaluationInput) -> Candidate:
-    """Hold every symbol throughout; forecast the class frequencies of the training span."""
+    """Hold every symbol throughout, as much as is allowed; forecast the class frequencies of the training span."""
     labels = inputs.targets.direction[:, slice(*inputs.train)]
     rates = _frequencies(labels[labels >= 0])
     shape = inputs.test_panel.present.shape
@@ -142,7 +144,7 @@ def _frequencies(labels: np.ndarray) -> np.ndarray:
 
 
 def _rule(name: str, inputs: EvaluationInput, probabilities: np.ndarray, target: np.ndarray) -> Candidate:
-    target = np.where(inputs.test_panel.present, target, np.nan)
+    target = np.where(inputs.test_panel.present, inputs.trading.max_position * target, np.nan)
     return Candidate(name, _forecasts(inputs, probabilities), gaussian_quantiles(inputs), target)
 
 
@@ -178,6 +180,7 @@ BASELINES: Mapping[str, Callable[[EvaluationInput, np.ndarray, BaselineConfig], 
     "buy_and_hold": lambda inputs, _features, _config: buy_and_hold(inputs),
     "last_value": lambda inputs, _features, _config: last_value(inputs),
     "momentum": lambda inputs, _features, config: momentum(inputs, config.momentum_bars),
+    "har": lambda inputs, _features, _config: heterogeneous_autoregression(inputs),
     "ridge": _make_ridge,
     "logistic": _make_logistic,
     "lightgbm": _make_lightgbm,

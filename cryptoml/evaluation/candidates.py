@@ -1,8 +1,9 @@
 """What is evaluated: an ensemble or a baseline, in one form, on the test bars alone."""
 
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -46,10 +47,11 @@ class EvaluationInput:
         train: Forecast origins `[start, stop)` that baselines may learn from, purged against the test span.
         test: Forecast origins `[start, stop)` that are judged and traded.
         trading: The decision path's settings, costs included.
-        backtest: Allocation and limits.
+        backtest: What the simulation of fills goes into.
         bootstrap: Intervals.
-        num_trials: Configurations tried before the ensemble was chosen, for the deflated Sharpe ratio.
-        trial_sharpe_variance: Variance of the trials' per-bar Sharpe ratios, where a sweep logged them.
+        num_trials: Configurations tried before the tuned candidates were chosen, for the deflated Sharpe ratio.
+        trial_sharpe_variance: Variance of the trials' per-bar Sharpe ratios; None where they are not known.
+        tuned: Candidates that the trials chose, by name or by what comes before a `_seed_N`; the others were tried once.
     """
 
     panel: Panel
@@ -62,6 +64,7 @@ class EvaluationInput:
     bootstrap: BootstrapConfig = field(default_factory=BootstrapConfig)
     num_trials: int = 1
     trial_sharpe_variance: float | None = None
+    tuned: frozenset[str] = frozenset({"ensemble"})
 
     def __post_init__(self) -> None:
         for name, (start, stop) in (("train", self.train), ("test", self.test)):
@@ -88,6 +91,15 @@ class EvaluationInput:
         """Log return over the primary horizon of the test bars `[asset, time]`, NaN where unknown."""
         return self.targets.log_return[:, self.bars, self.target_config.horizons.index(self.horizon_bars)]
 
+    def num_trials_of(self, name: str) -> int:
+        """Return how many configurations were tried before a candidate was chosen, itself included."""
+        return self.num_trials if re.sub(r"_seed_\d+$", "", name) in self.tuned else 1
+
+    @property
+    def resampling(self) -> dict[str, Any]:
+        """Arguments of every interval."""
+        return {**self.bootstrap.model_dump(exclude={"mean_block_bars"}), "mean_block": self.mean_block}
+
     @property
     def ewma_volatility(self) -> np.ndarray:
         """Naive volatility over the primary horizon at the test bars `[asset, time]`: sigma * sqrt(H)."""
@@ -109,7 +121,8 @@ class Candidate:
         name: As the report shows it.
         forecasts: Of the primary horizon `[asset, time, ...]`; None where `skipped`.
         quantiles: Log-return quantiles `[asset, time, horizon, quantile]`, or None.
-        target: Positions in [-1, 1] `[asset, time]` of a rule; None takes the decision path on the forecasts.
+        target: Positions of a rule, signed fractions of equity `[asset, time]`, which the trading config limits like all
+            others; None takes the decision path on the forecasts.
         skipped: Why this candidate could not be made.
     """
 

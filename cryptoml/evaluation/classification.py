@@ -19,6 +19,7 @@ __all__ = [
     "expected_calibration_error",
     "independence_accuracy",
     "log_loss",
+    "log_losses",
     "macro_auc",
     "majority_share",
     "sign_accuracy",
@@ -96,10 +97,24 @@ def macro_auc(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(known)) if known else float("nan")
 
 
-def log_loss(probabilities: np.ndarray, labels: np.ndarray, floor: float = 1e-12) -> float:
-    """Return the mean negative log probability of the label, in nats; probabilities below `floor` count as `floor`."""
-    probabilities, labels = _valid(probabilities, labels)
-    return _mean(-np.log(np.maximum(probabilities[np.arange(labels.size), labels], floor)))
+def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean of `log_losses` over the rows that count."""
+    losses = log_losses(probabilities, labels)
+    return _mean(losses[np.isfinite(losses)])
+
+
+def log_losses(probabilities: np.ndarray, labels: np.ndarray, floor: float = 1e-12) -> np.ndarray:
+    """Return the negative log probability of each label `[...]`, in nats; NaN for a row that does not count.
+
+    Args:
+        probabilities: `[..., class]`; those below `floor` count as `floor`.
+        labels: `[...]`.
+        floor: Least probability.
+    """
+    probabilities, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
+    known = (labels >= 0) & ~np.isnan(probabilities).any(axis=-1)
+    of_label = np.take_along_axis(probabilities, np.maximum(labels, 0)[..., None].astype(np.int64), axis=-1)[..., 0]
+    return np.where(known, -np.log(np.maximum(np.where(known, of_label, 1.0), floor)), np.nan)
 
 
 def brier_score(probabilities: np.ndarray, labels: np.ndarray) -> float:

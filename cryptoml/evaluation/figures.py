@@ -3,48 +3,56 @@
 A figure with an interval is `{"value", "low", "high"}`; NaN means "cannot be said" and becomes null in the report.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from cryptoml.data.schema import bars_per_year
 from cryptoml.evaluation import classification, forecast, performance
-from cryptoml.evaluation.backtest import BacktestResult
+from cryptoml.evaluation.account import Account
 from cryptoml.evaluation.candidates import EvaluationInput
 from cryptoml.evaluation.selection import deflated_sharpe_of_returns
-from cryptoml.evaluation.uncertainty import Interval, accuracy_interval, bootstrap_interval, mean_interval, sharpe_interval
+from cryptoml.evaluation.statistics import (
+    Statistic,
+    accuracy_statistic,
+    auc_statistic,
+    mean_statistic,
+    pooled_mean_statistic,
+    sharpe_statistic,
+)
+from cryptoml.evaluation.uncertainty import interval
 from cryptoml.features.targets import REGIMES
-from cryptoml.trading.forecasts import DOWN, UP, Forecasts
+from cryptoml.trading.forecasts import Forecasts
 
 __all__ = [
     "direction_figures",
+    "figure",
     "quantile_figures",
     "ranking_figures",
     "regime_breakdown",
     "regime_figures",
+    "stop_figures",
     "symbol_breakdown",
     "trading_figures",
     "volatility_figures",
 ]
 
 Figures = dict[str, Any]
-_AUC_BINS = 50
 
 
 def direction_figures(inputs: EvaluationInput, forecasts: Forecasts) -> Figures:
     """Accuracy against the majority class, AUC, calibration, accuracy by confidence."""
     probabilities, labels = forecasts.probabilities, inputs.targets.direction[:, inputs.bars]
-    score, realised = _tilt(forecasts), inputs.realised
+    score, realised = forecasts.tilt, inputs.realised
     counted = _counted(probabilities, labels)
     moved = np.isfinite(score) & np.isfinite(realised) & (score != 0) & (realised != 0)
     shown = np.where(counted, labels, -1)
     return {
         "num_forecasts": int(counted.sum()),
-        "accuracy": _interval(inputs, accuracy_interval, _right(probabilities, labels), counted),
+        "accuracy": figure(inputs, accuracy_statistic(_right(probabilities, labels), counted)),
         "majority_share": classification.majority_share(shown, 3),
         "independence_accuracy": classification.independence_accuracy(probabilities, shown),
-        "sign_accuracy": _interval(inputs, accuracy_interval, np.sign(score) == np.sign(realised), moved),
+        "sign_accuracy": figure(inputs, accuracy_statistic(np.sign(score) == np.sign(realised), moved)),
         "sign_majority_share": classification.majority_share(np.where(moved, realised > 0, -1), 2),
         "auc": _auc_figure(inputs, score, np.where(np.isfinite(realised), realised > 0, -1)),
         "macro_auc": classification.macro_auc(probabilities, labels),
@@ -59,14 +67,14 @@ def direction_figures(inputs: EvaluationInput, forecasts: Forecasts) -> Figures:
 
 def ranking_figures(inputs: EvaluationInput, forecasts: Forecasts) -> Figures:
     """IC, rank IC and ICIR of `p_up - p_down` against the return over the primary horizon."""
-    score, realised = _tilt(forecasts), inputs.realised
+    score, realised = forecasts.tilt, inputs.realised
     figures: Figures = {
         "pooled_ic": forecast.information_coefficient(score, realised),
         "pooled_rank_ic": forecast.rank_information_coefficient(score, realised),
     }
     for name, ranked in (("ic", False), ("rank_ic", True)):
         per_bar = forecast.cross_sectional_ic(score, realised, ranked=ranked)
-        figures[name] = _interval(inputs, mean_interval, per_bar)
+        figures[name] = figure(inputs, mean_statistic(per_bar))
         figures[f"{name}_ir"] = forecast.ic_summary(per_bar)[1]
     return figures
 
@@ -85,20 +93,22 @@ def quantile_figures(inputs: EvaluationInput, quantiles: np.ndarray) -> Figures:
             },
             "interval_coverage": forecast.interval_coverage(levels[..., 0], levels[..., -1], outcome),
             "interval_nominal": config.quantiles[-1] - config.quantiles[0],
-            "median_absolute_error": forecast.mean_absolute_error(levels[..., len(config.quantiles) // 2], outcome),
+            "median_absolute_error": forecast.mean_absolute_error(_median(levels, config.quantiles), outcome),
         }
     losses = [figures["pinball_loss"] for figures in by_horizon.values()]
     return {"pinball_loss": float(np.mean(losses)), "by_horizon": by_horizon}
 
 
 def volatility_figures(inputs: EvaluationInput, forecasts: Forecasts) -> Figures:
-    """QLIKE and absolute error against the EWMA estimate on the same rows."""
+    """QLIKE and absolute error, and those of the EWMA estimate on the same rows."""
     realised = np.where(np.isfinite(forecasts.volatility), inputs.targets.volatility[:, inputs.bars], np.nan)
+    losses = {"": forecasts.volatility, "ewma_": inputs.ewma_volatility}
     return {
-        "qlike": forecast.qlike(forecasts.volatility, realised),
-        "ewma_qlike": forecast.qlike(inputs.ewma_volatility, realised),
-        "mean_absolute_error": forecast.mean_absolute_error(forecasts.volatility, realised),
-        "ewma_mean_absolute_error": forecast.mean_absolute_error(inputs.ewma_volatility, realised),
+        **{
+            f"{name}qlike": figure(inputs, pooled_mean_statistic(forecast.qlike_losses(v, realised)))
+            for name, v in losses.items()
+        },
+        **{f"{name}mean_absolute_error": forecast.mean_absolute_error(v, realised) for name, v in losses.items()},
     }
 
 
@@ -109,53 +119,70 @@ def regime_figures(inputs: EvaluationInput, forecasts: Forecasts) -> Figures | N
     if not counted.any():
         return None
     return {
-        "accuracy": _interval(inputs, accuracy_interval, _right(forecasts.regime, labels), counted),
+        "accuracy": figure(inputs, accuracy_statistic(_right(forecasts.regime, labels), counted)),
         "majority_share": classification.majority_share(np.where(counted, labels, -1), len(REGIMES)),
         "macro_auc": classification.macro_auc(forecasts.regime, labels),
     }
 
 
-def trading_figures(inputs: EvaluationInput, result: BacktestResult) -> Figures:
-    """Sharpe ratio with its interval and deflation, drawdown, trades, turnover, break-even cost, cost sweep."""
+def trading_figures(inputs: EvaluationInput, account: Account, num_trials: int = 1) -> Figures:
+    """Sharpe ratio with its interval and deflation, drawdown, trades, turnover, break-even cost, cost sweep.
+
+    Args:
+        inputs: Shared by all candidates.
+        account: What trading left.
+        num_trials: Configurations tried before this candidate was chosen, for the deflated Sharpe ratio.
+    """
     per_year = bars_per_year(inputs.panel.timeframe)
-    net, trades = result.net, result.trade_returns()
+    net, trades = account.net, account.trade_returns()
     return {
-        "sharpe_ratio": _interval(inputs, sharpe_interval, net, per_year),
-        "gross_sharpe_ratio": performance.sharpe_ratio(result.gross, per_year),
-        "deflated_sharpe_ratio": deflated_sharpe_of_returns(net, inputs.num_trials, inputs.trial_sharpe_variance),
-        "num_trials": inputs.num_trials,
-        "total_return": float(result.equity[-1] - 1),
+        "sharpe_ratio": figure(inputs, sharpe_statistic(net, per_year)),
+        "gross_sharpe_ratio": performance.sharpe_ratio(account.gross, per_year),
+        "deflated_sharpe_ratio": deflated_sharpe_of_returns(net, num_trials, inputs.trial_sharpe_variance),
+        "num_trials": num_trials,
+        "total_return": float(account.equity[-1] - 1),
         "annual_return": performance.annual_return(net, per_year),
         "annual_volatility": performance.annual_volatility(net, per_year),
         "max_drawdown": performance.max_drawdown(net),
         "num_trades": int(trades.size),
         "win_rate": performance.win_rate(trades),
         "payoff_ratio": performance.payoff_ratio(trades),
-        "annual_turnover": float(result.turnover.mean() * per_year),
-        "mean_gross_exposure": float(np.abs(result.position).sum(axis=0).mean()),
-        "side_cost_bps": result.side_bps,
-        "total_cost": float(result.turnover.sum() * result.side_bps * 1e-4),
-        "total_funding": float(result.funding.sum()),
-        "break_even_cost_bps": performance.break_even_cost_bps(result.gross, result.turnover),
-        "cost_sweep": [_swept(result, bps, per_year) for bps in range(0, 31, 5)],
+        "annual_turnover": float(account.turnover.mean() * per_year),
+        "mean_gross_exposure": float(np.abs(account.position).sum(axis=0).mean()),
+        "side_cost_bps": account.side_bps,
+        "total_cost": float(account.turnover.sum() * account.side_bps * 1e-4),
+        "total_funding": float(account.funding.sum()),
+        "break_even_cost_bps": performance.break_even_cost_bps(account.gross, account.turnover),
+        "cost_sweep": [_swept(account, bps, per_year) for bps in range(0, 31, 5)],
     }
 
 
-def symbol_breakdown(inputs: EvaluationInput, forecasts: Forecasts, result: BacktestResult) -> dict[str, Figures]:
+def stop_figures(inputs: EvaluationInput, account: Account) -> Figures:
+    """What the same decisions earn where the stops of their signals are simulated, or where they are not."""
+    per_year = bars_per_year(inputs.panel.timeframe)
+    return {
+        "sharpe_ratio": figure(inputs, sharpe_statistic(account.net, per_year)),
+        "total_return": float(account.equity[-1] - 1),
+        "max_drawdown": performance.max_drawdown(account.net),
+        "num_exits": int((account.exited > 0).sum()),
+    }
+
+
+def symbol_breakdown(inputs: EvaluationInput, forecasts: Forecasts, account: Account) -> dict[str, Figures]:
     """The main figures of every symbol."""
     per_year = bars_per_year(inputs.panel.timeframe)
     breakdown = {}
     for row, symbol in enumerate(inputs.panel.symbols):
         only = slice(row, row + 1)
-        figures = _slice_figures(inputs, forecasts, only, np.ones(result.position[only].shape, dtype=bool))
-        figures["sharpe_ratio"] = _interval(inputs, sharpe_interval, result.asset_net[row], per_year)
-        figures["net_return"] = float(result.asset_net[row].sum())
-        figures["turnover"] = float(result.asset_turnover[row].sum())
+        figures = _slice_figures(inputs, forecasts, only, np.ones(account.position[only].shape, dtype=bool))
+        figures["sharpe_ratio"] = figure(inputs, sharpe_statistic(account.asset_net[row], per_year))
+        figures["net_return"] = float(account.asset_net[row].sum())
+        figures["turnover"] = float(account.asset_turnover[row].sum())
         breakdown[symbol] = figures
     return breakdown
 
 
-def regime_breakdown(inputs: EvaluationInput, forecasts: Forecasts, result: BacktestResult) -> dict[str, Figures]:
+def regime_breakdown(inputs: EvaluationInput, forecasts: Forecasts, account: Account) -> dict[str, Figures]:
     """The main figures by the regime that followed (known only afterwards)."""
     regime = inputs.targets.regime[:, inputs.bars]
     breakdown = {}
@@ -166,7 +193,7 @@ def regime_breakdown(inputs: EvaluationInput, forecasts: Forecasts, result: Back
         # the position that a decision at bar t opens earns from bar t + 1 on
         following = np.roll(inside, 1, axis=1)
         following[:, 0] = False
-        figures["net_return"] = float(result.asset_net[following].sum())
+        figures["net_return"] = float(account.asset_net[following].sum())
         breakdown[name] = figures
     return breakdown
 
@@ -178,24 +205,20 @@ def _slice_figures(inputs: EvaluationInput, forecasts: Forecasts, assets: slice,
     counted = _counted(probabilities, labels)
     return {
         "num_forecasts": int(counted.sum()),
-        "accuracy": _interval(inputs, accuracy_interval, _right(probabilities, labels), counted),
+        "accuracy": figure(inputs, accuracy_statistic(_right(probabilities, labels), counted)),
         "majority_share": classification.majority_share(np.where(counted, labels, -1), 3),
-        "auc": classification.auc(_tilt(forecasts)[assets], np.where(np.isfinite(realised), realised > 0, -1)),
-        "rank_ic": forecast.rank_information_coefficient(_tilt(forecasts)[assets], realised),
+        "auc": classification.auc(forecasts.tilt[assets], np.where(np.isfinite(realised), realised > 0, -1)),
+        "rank_ic": forecast.rank_information_coefficient(forecasts.tilt[assets], realised),
     }
 
 
-def _swept(result: BacktestResult, side_bps: float, per_year: float) -> Figures:
-    net = result.net_at(side_bps)
+def _swept(account: Account, side_bps: float, per_year: float) -> Figures:
+    net = account.net_at(side_bps)
     return {
         "side_cost_bps": side_bps,
         "sharpe_ratio": performance.sharpe_ratio(net, per_year),
         "total_return": float(performance.equity_curve(net)[-1] - 1),
     }
-
-
-def _tilt(forecasts: Forecasts) -> np.ndarray:
-    return forecasts.probabilities[..., UP] - forecasts.probabilities[..., DOWN]
 
 
 def _counted(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -206,40 +229,17 @@ def _right(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.nan_to_num(probabilities).argmax(axis=-1) == labels
 
 
-def _interval(inputs: EvaluationInput, make: Callable[..., Interval], *arguments: Any) -> Figures:
-    config = inputs.bootstrap
-    options = {"num_draws": config.num_draws, "level": config.level, "seed": config.seed}
-    return make(*arguments, mean_block=inputs.mean_block, **options)._asdict()
+def _median(quantiles: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
+    """Return the 0.5 quantile of `[..., quantile]`; NaN where that level was not forecast."""
+    matches = [column for column, level in enumerate(levels) if abs(level - 0.5) < 1e-9]
+    return quantiles[..., matches[0]] if matches else np.full(quantiles.shape[:-1], np.nan)
 
 
 def _auc_figure(inputs: EvaluationInput, score: np.ndarray, positive: np.ndarray) -> Figures:
-    """Return the exact AUC; its interval comes from scores in 50 equally full bins, whose counts add up over bars."""
-    config = inputs.bootstrap
-    value = classification.auc(score, positive)
-    counts = _binned_counts(score, positive)
-    if counts is None:
-        return Interval(value, float("nan"), float("nan"))._asdict()
-    draws = min(config.num_draws, 400)
-    drawn = bootstrap_interval(
-        counts, _auc_of_counts, mean_block=inputs.mean_block, num_draws=draws, level=config.level, seed=config.seed
-    )
-    return drawn._replace(value=value)._asdict()
+    """Return the exact AUC with the interval of the binned one."""
+    return figure(inputs, auc_statistic(score, positive)) | {"value": classification.auc(score, positive)}
 
 
-def _binned_counts(score: np.ndarray, positive: np.ndarray) -> np.ndarray | None:
-    """Return `[time, 2 * bin]`: negatives then positives per score bin at every bar."""
-    known = np.isfinite(score) & (positive >= 0)
-    if not known.any():
-        return None
-    edges = np.unique(np.quantile(score[known], np.linspace(0, 1, _AUC_BINS + 1)[1:-1]))
-    column = np.searchsorted(edges, score[known], side="right") + np.where(positive[known] > 0, _AUC_BINS, 0)
-    counts = np.zeros((score.shape[1], 2 * _AUC_BINS))
-    np.add.at(counts, (np.nonzero(known)[1], column), 1)
-    return counts
-
-
-def _auc_of_counts(counts: np.ndarray) -> np.ndarray:
-    """Return the AUC of `[..., 2 * bin]` counts, pairs in one bin counted half."""
-    negative, positive = counts[..., :_AUC_BINS], counts[..., _AUC_BINS:]
-    below = np.cumsum(negative, axis=-1) - negative / 2
-    return (positive * below).sum(axis=-1) / (positive.sum(axis=-1) * negative.sum(axis=-1))
+def figure(inputs: EvaluationInput, statistic: Statistic) -> Figures:
+    """Return a figure with its interval as plain values."""
+    return interval(statistic, **inputs.resampling)._asdict()

@@ -14,7 +14,9 @@ __all__ = [
     "interval_coverage",
     "mean_absolute_error",
     "pinball_loss",
+    "pinball_losses",
     "qlike",
+    "qlike_losses",
     "rank_information_coefficient",
 ]
 
@@ -60,7 +62,15 @@ def ic_summary(per_bar: np.ndarray) -> tuple[float, float]:
 
 
 def pinball_loss(quantiles: np.ndarray, realised: np.ndarray, levels: tuple[float, ...]) -> float:
-    """Return the mean pinball loss over rows and levels, in the unit of the return (Koenker & Bassett 1978).
+    """Return the mean of `pinball_losses` over the rows that have one."""
+    losses = pinball_losses(quantiles, realised, levels)
+    return float(np.nanmean(losses)) if np.isfinite(losses).any() else float("nan")
+
+
+def pinball_losses(quantiles: np.ndarray, realised: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
+    """Return the pinball loss of every row, mean over its levels, in the unit of the return (Koenker & Bassett 1978).
+
+    NaN where a quantile or the outcome is missing.
 
     Args:
         quantiles: `[..., quantile]`.
@@ -69,9 +79,7 @@ def pinball_loss(quantiles: np.ndarray, realised: np.ndarray, levels: tuple[floa
     """
     error = np.asarray(realised, dtype=np.float64)[..., None] - quantiles
     level = np.asarray(levels)
-    loss = np.maximum(level * error, (level - 1) * error)
-    rows = loss[np.isfinite(loss).all(axis=-1)]
-    return float(rows.mean()) if rows.size else float("nan")
+    return np.maximum(level * error, (level - 1) * error).mean(axis=-1)
 
 
 def coverage(quantile: np.ndarray, realised: np.ndarray) -> float:
@@ -89,19 +97,25 @@ def interval_coverage(low: np.ndarray, high: np.ndarray, realised: np.ndarray) -
 
 
 def qlike(volatility: np.ndarray, realised: np.ndarray) -> float:
-    """Return the mean QLIKE loss of variance forecasts, `v/f - log(v/f) - 1` with v realised and f forecast variance.
+    """Return the mean of `qlike_losses` over the rows that have one."""
+    losses = qlike_losses(volatility, realised)
+    return float(np.nanmean(losses)) if np.isfinite(losses).any() else float("nan")
 
-    Robust to noise in the realised variance (Patton 2011, eq. 24 up to a constant). Zero is perfect. Rows with a forecast
-    or an outcome of zero or less are left out.
+
+def qlike_losses(volatility: np.ndarray, realised: np.ndarray) -> np.ndarray:
+    """Return `x - ln x - 1` with `x = realised variance / forecast variance`, shape as given.
+
+    Robust to noise in the realised variance (Patton 2011, eq. 24 up to a constant). 0 is perfect; too low a forecast costs
+    more than too high a one. NaN where a side is missing, zero or less.
 
     Args:
         volatility: Forecast volatility (not variance).
         realised: Realised volatility over the same bars.
     """
-    volatility, realised = _pairs(volatility, realised)
-    usable = (volatility > 0) & (realised > 0)
-    ratio = (realised[usable] / volatility[usable]) ** 2
-    return float(np.mean(ratio - np.log(ratio) - 1)) if ratio.size else float("nan")
+    volatility, realised = np.asarray(volatility, dtype=np.float64), np.asarray(realised, dtype=np.float64)
+    ratio = np.full(volatility.shape, np.nan)
+    np.divide(realised, volatility, out=ratio, where=(volatility > 0) & (realised > 0))
+    return ratio**2 - 2 * np.log(ratio) - 1
 
 
 def mean_absolute_error(forecast: np.ndarray, realised: np.ndarray) -> float:

@@ -72,7 +72,7 @@ def _tiles(report: Report) -> str:
             _number(trading["break_even_cost_bps"], ".1f") + " bps",
             f"turnover {_number(trading['annual_turnover'], ',.0f')} a year",
         ),
-        ("Volatility QLIKE", _number(volatility["qlike"], ".3f"), f"EWMA {_number(volatility['ewma_qlike'], '.3f')}"),
+        ("Volatility QLIKE", _figure(volatility["qlike"], ".3f"), f"EWMA {_number(volatility['ewma_qlike']['value'], '.3f')}"),
     ]
     cards = (f'<div class="tile"><h3>{name}</h3><p class="value">{value}</p><p>{note}</p></div>' for name, value, note in tiles)
     return f'<section class="tiles">{"".join(cards)}</section>'

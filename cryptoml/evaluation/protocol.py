@@ -2,18 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from cryptoml.evaluation import figures
-from cryptoml.evaluation.backtest import BacktestResult, backtest, funding_rates
+from cryptoml.evaluation.account import Account
+from cryptoml.evaluation.backtest import BacktestConfig, backtest
 from cryptoml.evaluation.candidates import Candidate, EvaluationInput
+from cryptoml.evaluation.funding import funding_rates
 from cryptoml.trading.forecasts import Forecasts
-from cryptoml.trading.signals import Signals, decide
-from cryptoml.trading.sizing import overlap_tranches
+from cryptoml.trading.positions import plan_trades
+from cryptoml.trading.signals import Signals
 
-__all__ = ["Evaluation", "evaluate", "evaluate_all", "evaluate_forecasts", "evaluate_positions"]
+__all__ = ["Evaluation", "evaluate", "evaluate_all", "evaluate_forecasts", "trade"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +33,7 @@ class Evaluation:
     candidate: Candidate
     figures: dict[str, Any]
     signals: Signals | None
-    backtest: BacktestResult
+    backtest: Account
 
     @property
     def name(self) -> str:
@@ -49,13 +52,15 @@ def evaluate(inputs: EvaluationInput, candidate: Candidate) -> Evaluation:
     shape = inputs.test_panel.present.shape
     if candidate.forecasts.volatility.shape != shape:
         raise ValueError(f"forecasts must cover the test bars {shape}, was {candidate.forecasts.volatility.shape}")
-    signals = None if candidate.target is not None else decide(candidate.forecasts, inputs.trading)
-    result = evaluate_positions(inputs, candidate.target if signals is None else signals)
+    signals, account, with_other_stops = trade(inputs, candidate)
     sections = evaluate_forecasts(inputs, candidate.forecasts, candidate.quantiles)
-    sections["trading"] = figures.trading_figures(inputs, result)
-    sections["per_symbol"] = figures.symbol_breakdown(inputs, candidate.forecasts, result)
-    sections["per_regime"] = figures.regime_breakdown(inputs, candidate.forecasts, result)
-    return Evaluation(candidate, sections, signals, result)
+    sections["trading"] = figures.trading_figures(inputs, account, inputs.num_trials_of(candidate.name))
+    if with_other_stops is not None:
+        name = "without_stops" if inputs.backtest.use_stops else "with_stops"
+        sections["trading"][name] = figures.stop_figures(inputs, with_other_stops)
+    sections["per_symbol"] = figures.symbol_breakdown(inputs, candidate.forecasts, account)
+    sections["per_regime"] = figures.regime_breakdown(inputs, candidate.forecasts, account)
+    return Evaluation(candidate, sections, signals, account)
 
 
 def evaluate_all(
@@ -85,16 +90,22 @@ def evaluate_forecasts(inputs: EvaluationInput, forecasts: Forecasts, quantiles:
     }
 
 
-def evaluate_positions(inputs: EvaluationInput, decisions: Signals | np.ndarray | None) -> BacktestResult:
-    """Trade signals, or plain target positions `[asset, time]`, over the test bars with costs and funding.
+def trade(inputs: EvaluationInput, candidate: Candidate) -> tuple[Signals | None, Account, Account | None]:
+    """Trade a candidate over the test bars with costs, limits and funding.
 
-    Signals are tranches held for `holding_bars`; plain positions are traded as they are.
+    Returns:
+        The decisions, the account, and the account of the same decisions with stops the other way (simulated where
+        `inputs.backtest` leaves them out, left out where it simulates them). A rule has neither decisions nor stops.
+
+    Raises:
+        ValueError: The candidate has neither forecasts nor positions.
     """
-    panel, config = inputs.test_panel, inputs.trading
-    stops: dict[str, np.ndarray] = {}
-    if isinstance(decisions, Signals):
-        target = overlap_tranches(decisions.target_position, config.holding_bars or inputs.horizon_bars)
-        stops = {"stop_loss_pct": decisions.stop_loss_pct, "take_profit_pct": decisions.take_profit_pct}
-    else:
-        target = np.zeros(panel.present.shape) if decisions is None else decisions
-    return backtest(target, panel, config.costs, inputs.backtest, funding=funding_rates(panel), **stops)
+    panel, config = inputs.test_panel, inputs.backtest
+    run = partial(backtest, panel=panel, trading=inputs.trading, funding=funding_rates(panel))
+    if candidate.target is not None:
+        return None, run(candidate.target), None
+    if candidate.forecasts is None:
+        raise ValueError(f"candidate {candidate.name} has nothing to trade on: {candidate.skipped}")
+    plan = plan_trades(candidate.forecasts, inputs.trading)
+    run = partial(run, plan.target, stop_loss_pct=plan.stop_loss_pct, take_profit_pct=plan.take_profit_pct)
+    return plan.signals, run(config=config), run(config=BacktestConfig(use_stops=not config.use_stops))

@@ -7,20 +7,20 @@ Every statistic here is a function of sums over bars, so a draw costs one look-u
 per bar: 1,000 draws of 20,000 bars take milliseconds.
 """
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from scipy import fft
+
+from cryptoml.evaluation.statistics import Statistic
 
 __all__ = [
     "Interval",
-    "accuracy_interval",
     "block_sums",
-    "bootstrap_interval",
     "chance_interval",
-    "mean_interval",
-    "sharpe_interval",
+    "difference_interval",
+    "interval",
     "stationary_blocks",
     "stationary_indices",
 ]
@@ -88,30 +88,22 @@ def _resamples(num_bars: int, mean_block: float, num_draws: int, seed: int) -> t
     return tuple(stationary_blocks(num_bars, mean_block, rng) for _ in range(num_draws))
 
 
-def bootstrap_interval(
-    values: np.ndarray,
-    statistic: Callable[[np.ndarray], np.ndarray],
-    *,
-    mean_block: float,
-    num_draws: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Interval:
-    """Return a statistic of column sums with its percentile interval.
+def interval(statistic: Statistic, *, mean_block: float, num_draws: int = 1000, level: float = 0.95, seed: int = 0) -> Interval:
+    """Return a figure with its percentile interval.
 
     Args:
-        values: Per-bar quantities `[time, column]`, finite.
-        statistic: Maps sums `[..., column]` to `[...]`; may return NaN for a degenerate resample.
+        statistic: The figure.
         mean_block: Mean block length in bars; at least the label's length where labels overlap.
         num_draws: Resamples.
         level: Share of resamples inside the interval.
         seed: Of the resampling.
     """
-    if len(values) < 2:
+    if len(statistic.columns) < 2:
         return Interval(float("nan"), float("nan"), float("nan"))
     with np.errstate(divide="ignore", invalid="ignore"):
-        value = float(statistic(values.sum(axis=0)))
-        drawn = statistic(block_sums(values, max(1.0, min(mean_block, len(values))), num_draws, seed))
+        value = float(statistic.of_sums(statistic.columns.sum(axis=0)))
+        sums = block_sums(statistic.columns, max(1.0, min(mean_block, len(statistic.columns))), num_draws, seed)
+        drawn = statistic.of_sums(sums)
     drawn = drawn[np.isfinite(drawn)]
     if not drawn.size:
         return Interval(value, float("nan"), float("nan"))
@@ -119,37 +111,16 @@ def bootstrap_interval(
     return Interval(value, float(low), float(high))
 
 
-def accuracy_interval(correct: np.ndarray, counted: np.ndarray, *, mean_block: float, **options: float) -> Interval:
-    """Return the share of correct forecasts with its interval.
-
-    Args:
-        correct: Bool `[asset, time]`.
-        counted: Bool `[asset, time]`: the forecast and its outcome exist.
-        mean_block: Mean block length in bars.
-        options: `num_draws`, `level`, `seed` of `bootstrap_interval`.
-    """
-    per_bar = np.stack([(correct & counted).sum(axis=0), counted.sum(axis=0)], axis=1).astype(np.float64)
-    return bootstrap_interval(per_bar, lambda sums: sums[..., 0] / sums[..., 1], mean_block=mean_block, **options)  # type: ignore[arg-type]
-
-
-def mean_interval(series: np.ndarray, *, mean_block: float, **options: float) -> Interval:
-    """Return the mean of a series `[time]` with its interval; NaN bars are left out."""
-    known = np.isfinite(series)
-    per_bar = np.stack([np.where(known, series, 0.0), known], axis=1).astype(np.float64)
-    return bootstrap_interval(per_bar, lambda sums: sums[..., 0] / sums[..., 1], mean_block=mean_block, **options)  # type: ignore[arg-type]
-
-
-def sharpe_interval(returns: np.ndarray, bars_per_year: float, *, mean_block: float, **options: float) -> Interval:
-    """Return the annualised Sharpe ratio with its interval; NaN returns count as 0."""
-    returns = np.nan_to_num(returns)
-    num_bars = len(returns)
-
-    def ratio(sums: np.ndarray) -> np.ndarray:
-        mean = sums[..., 0] / num_bars
-        variance = (sums[..., 1] - num_bars * mean**2) / (num_bars - 1)
-        return np.where(variance > 1e-30, mean / np.sqrt(np.maximum(variance, 1e-30)), np.nan) * np.sqrt(bars_per_year)
-
-    return bootstrap_interval(np.stack([returns, returns**2], axis=1), ratio, mean_block=mean_block, **options)  # type: ignore[arg-type]
+def difference_interval(
+    first: Statistic, second: Statistic, *, mean_block: float, num_draws: int = 1000, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """Return `first - second` with its interval; both are resampled by the same bars, so what they share cancels."""
+    split = first.columns.shape[1]
+    paired = Statistic(
+        np.concatenate([first.columns, second.columns], axis=1),
+        lambda sums: first.of_sums(sums[..., :split]) - second.of_sums(sums[..., split:]),
+    )
+    return interval(paired, mean_block=mean_block, num_draws=num_draws, level=level, seed=seed)
 
 
 def chance_interval(
@@ -175,12 +146,27 @@ def chance_interval(
         return Interval(float("nan"), float("nan"), float("nan"))
     if len(shifts) > num_draws:
         shifts = np.random.default_rng(seed).choice(shifts, num_draws, replace=False)
-    drawn = np.array([_shifted_accuracy(answers, labels, int(shift)) for shift in shifts])
+    hits, counted = _shifted_counts(answers, labels)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        drawn = (hits / counted)[shifts]
+    if not np.isfinite(drawn).any():
+        return Interval(float("nan"), float("nan"), float("nan"))
     low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(np.nanmean(drawn)), float(low), float(high))
 
 
-def _shifted_accuracy(answers: np.ndarray, labels: np.ndarray, shift: int) -> float:
-    turned = np.roll(answers, shift, axis=1)
-    counted = (turned >= 0) & (labels >= 0)
-    return float((turned == labels)[counted].mean()) if counted.any() else float("nan")
+def _shifted_counts(answers: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return hits and known pairs `[shift]` of the answers turned by every number of bars: correlations by FFT."""
+    hits, counted = np.zeros(answers.shape[1]), np.zeros(answers.shape[1])
+    classes = np.unique(labels[labels >= 0])
+    for said, true in zip(answers, labels, strict=True):
+        counted += _circular_matches(said >= 0, true >= 0)
+        for one in classes:
+            hits += _circular_matches(said == one, true == one)
+    return hits, counted
+
+
+def _circular_matches(turned: np.ndarray, fixed: np.ndarray) -> np.ndarray:
+    """Return how often both are true when the first is turned by 0, 1, ... bars `[shift]`."""
+    spectrum = np.conj(fft.rfft(turned.astype(np.float64))) * fft.rfft(fixed.astype(np.float64))
+    return np.rint(fft.irfft(spectrum, len(turned)))

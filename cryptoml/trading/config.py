@@ -28,7 +28,11 @@ class CostConfig(BaseModel):
 
 
 class TradingConfig(BaseModel):
-    """How a forecast becomes an order. Chance over three classes is 1/3, which is what confidences are read against."""
+    """How a forecast becomes an order, in the backtest and live alike.
+
+    Every position is a signed fraction of equity. Chance over three classes is 1/3, which is what confidences are read
+    against.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -36,7 +40,8 @@ class TradingConfig(BaseModel):
     position_size: float = Field(
         default=0.02, gt=0, le=1, description="Fraction of equity per symbol at min_confidence and target_volatility"
     )
-    max_position: float = Field(default=0.05, gt=0, le=1, description="Largest fraction of equity per symbol: target_position 1")
+    max_position: float = Field(default=0.05, gt=0, description="Largest fraction of equity per symbol, long or short")
+    max_gross: float = Field(default=1.0, gt=0, description="Largest sum of absolute positions over symbols, fraction of equity")
     target_volatility: float = Field(default=0.6, gt=0, description="Annualised volatility at which the base size is taken")
     stop_loss_multiple: float = Field(default=1.5, gt=0, description="Stop distance in units of the volatility over the horizon")
     take_profit_multiple: float = Field(
@@ -60,6 +65,12 @@ class TradingConfig(BaseModel):
     allow_short: bool = Field(default=True, description="Whether SELL opens a short; if not it only goes flat")
     holding_bars: int | None = Field(
         default=None, ge=1, description="Bars each decision's tranche is held; None takes the forecast horizon, 1 trades it whole"
+    )
+    drawdown_brake: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Drawdown at which positions are down to a tenth, in proportion from the peak on; None for no brake",
     )
 
     @model_validator(mode="after")

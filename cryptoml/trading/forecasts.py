@@ -79,6 +79,11 @@ class Forecasts:
         return self.quantile(0.5)
 
     @property
+    def tilt(self) -> np.ndarray:
+        """`P(UP) - P(DOWN)` `[...]`: the score that ranks directions."""
+        return self.probabilities[..., UP] - self.probabilities[..., DOWN]
+
+    @property
     def annual_volatility(self) -> np.ndarray:
         """Predicted volatility as an annualised fraction `[...]`, 365 days a year."""
         return self.volatility * np.sqrt(bars_per_year(self.timeframe) / self.horizon_bars)

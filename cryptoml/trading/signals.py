@@ -40,8 +40,7 @@ class Signals:
         action: int8 codes of `Action`.
         reason: int8 codes of `HoldReason`.
         side: int8, +1 where UP is at least as likely as DOWN, else -1, whether traded or not.
-        target_position: Signed, in [-1, 1]: fraction of the largest allowed position; 0 where HOLD.
-        position_size: Fraction of equity to hold, unsigned; 0 where HOLD.
+        position_size: Fraction of equity that this decision alone would hold, unsigned; 0 where HOLD.
         confidence: Calibrated probability of the likelier of UP and DOWN; NaN where masked.
         stop_loss_pct: Distance of the stop from the entry, fraction of price; NaN where masked.
         take_profit_pct: Distance of the target from the entry, fraction of price; NaN where masked.
@@ -53,7 +52,6 @@ class Signals:
     action: np.ndarray
     reason: np.ndarray
     side: np.ndarray
-    target_position: np.ndarray
     position_size: np.ndarray
     confidence: np.ndarray
     stop_loss_pct: np.ndarray
@@ -61,6 +59,16 @@ class Signals:
     expected_edge: np.ndarray
     market_regime: np.ndarray
     predicted_volatility: np.ndarray
+
+    @property
+    def signed_size(self) -> np.ndarray:
+        """Fraction of equity that each decision alone would hold, negative where short."""
+        return self.action * self.position_size
+
+    @property
+    def blind(self) -> np.ndarray:
+        """Bool: there is no forecast to go by, because inputs are missing or stale."""
+        return (self.reason == HoldReason.MASKED) | (self.reason == HoldReason.STALE)
 
     def __getitem__(self, index: Any) -> "Signals":
         """Return the rows that NumPy indexing selects."""
@@ -78,8 +86,7 @@ def expected_edge(forecasts: Forecasts, config: TradingConfig) -> np.ndarray:
     Two views, averaged where both exist: the class probabilities times the mean size of a move that leaves the SIDEWAYS
     band, `(p_up - p_down) * move_ratio * volatility`, and the forecast median. NaN where the probabilities are.
     """
-    tilt = forecasts.probabilities[..., UP] - forecasts.probabilities[..., DOWN]
-    from_classes = tilt * config.move_ratio * forecasts.volatility
+    from_classes = forecasts.tilt * config.move_ratio * forecasts.volatility
     median = forecasts.median
     return np.where(np.isnan(median), from_classes, (from_classes + median) / 2)
 
@@ -109,7 +116,6 @@ def decide(forecasts: Forecasts, config: TradingConfig, *, fresh: np.ndarray | b
         action=action,
         reason=reason,
         side=side,
-        target_position=action * signed / config.max_position,
         position_size=signed,
         confidence=confidence,
         stop_loss_pct=stop,

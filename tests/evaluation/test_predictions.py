@@ -92,7 +92,7 @@ def test_values_stand_at_their_symbol_and_bar(
     assert row["regime"] == REGIMES[predictions.regime[0, 4].argmax()]
     assert row["position_size"] == np.float32(signals.position_size[0, 4])
     assert row["confidence"] == np.float32(signals.confidence[0, 4])
-    assert row["action"] == ("SELL", "HOLD", "BUY")[int(np.sign(signals.target_position[0, 4])) + 1]
+    assert row["action"] == ("SELL", "HOLD", "BUY")[int(np.sign(signals.signed_size[0, 4])) + 1]
 
 
 def test_only_known_words_and_sensible_ranges(frame: pd.DataFrame) -> None:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptoml.evaluation import selection, uncertainty
+from cryptoml.evaluation import forecast, selection, statistics, uncertainty
+from cryptoml.evaluation.classification import auc
 from cryptoml.evaluation.performance import sharpe_ratio
 
 
@@ -36,17 +37,21 @@ def test_mean_block_length_is_as_asked():
     assert lengths.mean() == pytest.approx(20, rel=0.1)
 
 
+def sharpe_interval(returns, bars_per_year, **options):
+    return uncertainty.interval(statistics.sharpe_statistic(returns, bars_per_year), **options)
+
+
 def test_sharpe_interval_holds_the_truth_about_as_often_as_it_says():
     rng, held = np.random.default_rng(1), 0
     for seed in range(100):
-        interval = uncertainty.sharpe_interval(rng.normal(0.1, 1, size=400), 1, mean_block=2, num_draws=200, seed=seed)
-        held += interval.low <= 0.1 <= interval.high
+        found = sharpe_interval(rng.normal(0.1, 1, size=400), 1, mean_block=2, num_draws=200, seed=seed)
+        held += found.low <= 0.1 <= found.high
     assert 88 <= held <= 99
 
 
 def test_sharpe_interval_starts_from_the_plain_ratio():
     returns = np.random.default_rng(1).normal(0.001, 0.01, size=300)
-    assert uncertainty.sharpe_interval(returns, 8760, mean_block=5).value == pytest.approx(sharpe_ratio(returns, 8760))
+    assert sharpe_interval(returns, 8760, mean_block=5).value == pytest.approx(sharpe_ratio(returns, 8760))
 
 
 def test_dependence_across_assets_widens_the_interval():
@@ -54,8 +59,9 @@ def test_dependence_across_assets_widens_the_interval():
     one = rng.random((1, 500)) < 0.5
     copies, apart = np.repeat(one, 10, axis=0), rng.random((10, 500)) < 0.5
     counted = np.ones((10, 500), dtype=bool)
-    together = uncertainty.accuracy_interval(copies, counted, mean_block=1)
-    independent = uncertainty.accuracy_interval(apart, counted, mean_block=1)
+    together, independent = (
+        uncertainty.interval(statistics.accuracy_statistic(correct, counted), mean_block=1) for correct in (copies, apart)
+    )
     assert together.value == pytest.approx(copies.mean())
     assert together.high - together.low > 2 * (independent.high - independent.low)
 
@@ -63,13 +69,53 @@ def test_dependence_across_assets_widens_the_interval():
 def test_long_blocks_widen_the_interval_of_overlapping_labels():
     noise = np.random.default_rng(3).normal(size=3000)
     smooth = np.convolve(noise, np.ones(24), mode="valid")
-    short, long = (uncertainty.mean_interval(smooth, mean_block=block) for block in (1, 48))
+    short, long = (uncertainty.interval(statistics.mean_statistic(smooth), mean_block=block) for block in (1, 48))
     assert long.high - long.low > 2.5 * (short.high - short.low)
 
 
+def test_a_paired_difference_is_sharper_than_two_intervals():
+    rng = np.random.default_rng(4)
+    shared = rng.normal(size=2000)
+    one, two = shared + 0.05 + 0.1 * rng.normal(size=2000), shared + 0.1 * rng.normal(size=2000)
+    first, second = statistics.mean_statistic(one), statistics.mean_statistic(two)
+    difference = uncertainty.difference_interval(first, second, mean_block=5)
+    alone = uncertainty.interval(first, mean_block=5)
+    assert difference.value == pytest.approx((one - two).mean())
+    assert 0 < difference.low < 0.05 < difference.high
+    assert difference.high - difference.low < 0.3 * (alone.high - alone.low)
+    nothing = uncertainty.difference_interval(first, first, mean_block=5)
+    assert nothing == (0, 0, 0)
+
+
+@pytest.mark.parametrize("ranked", [False, True])
+def test_statistics_over_all_bars_are_the_plain_figures(ranked):
+    rng = np.random.default_rng(8)
+    score, realised = rng.normal(size=(5, 300)), rng.normal(size=(5, 300))
+    score[rng.random(score.shape) < 0.1] = np.nan
+    per_bar = forecast.cross_sectional_ic(score, realised, ranked=ranked)
+    whole = statistics.rank_ic_statistic(score, realised, ranked=ranked)
+    assert whole.of_sums(whole.columns.sum(axis=0)) == pytest.approx(np.nanmean(per_bar))
+    positive = np.where(rng.random(score.shape) < 0.1, -1, realised > 0)
+    binned = statistics.auc_statistic(score, positive)
+    assert binned.of_sums(binned.columns.sum(axis=0)) == pytest.approx(auc(score, positive), abs=3e-3)
+
+
+def test_chance_by_fft_is_that_of_rolling_every_shift():
+    rng = np.random.default_rng(9)
+    answers, labels = rng.integers(-1, 3, (3, 97)), rng.integers(-1, 3, (3, 97))
+    rolled = []
+    for shift in range(10, 88):
+        turned = np.roll(answers, shift, axis=1)
+        known = (turned >= 0) & (labels >= 0)
+        rolled.append((turned == labels)[known].mean())
+    found = uncertainty.chance_interval(answers, labels, min_shift=10, level=0.9)
+    assert found == pytest.approx((np.mean(rolled), *np.quantile(rolled, [0.05, 0.95])))
+    assert np.isnan(uncertainty.chance_interval(answers, labels, min_shift=60)).all()
+
+
 def test_too_short_a_sample_says_nothing():
-    assert np.isnan(uncertainty.sharpe_interval(np.array([0.1]), 365, mean_block=5)).all()
-    assert np.isnan(uncertainty.mean_interval(np.full(9, np.nan), mean_block=5)).all()
+    assert np.isnan(sharpe_interval(np.array([0.1]), 365, mean_block=5)).all()
+    assert np.isnan(uncertainty.interval(statistics.mean_statistic(np.full(9, np.nan)), mean_block=5)).all()
 
 
 def test_deflated_sharpe_ratio_gives_the_published_value():

@@ -11,7 +11,7 @@ from cryptoml.trading.config import TradingConfig
 from cryptoml.trading.description import describe
 from cryptoml.trading.forecasts import Forecasts
 from cryptoml.trading.signals import Action, HoldReason, action_names, decide, expected_edge
-from cryptoml.trading.sizing import overlap_tranches, position_size
+from cryptoml.trading.sizing import position_size
 
 CONFIG = TradingConfig(min_confidence=0.4)
 
@@ -46,7 +46,8 @@ def test_what_is_traded(probabilities, volatility, fresh, action, reason):
     signal = decide(forecasts(probabilities, volatility), CONFIG, fresh=fresh)
     assert signal.action == action
     assert signal.reason == reason
-    assert np.sign(signal.target_position) == action
+    assert np.sign(signal.signed_size) == action
+    assert signal.blind == (reason in (HoldReason.MASKED, HoldReason.STALE))
     assert (signal.position_size > 0) == (action != Action.HOLD)
 
 
@@ -83,13 +84,13 @@ def test_every_row_is_decided_on_its_own(weights, asset, time):
     many = forecasts(probabilities, np.full((4, 5), 0.03), regime=np.full((4, 5, 4), 0.25))
     whole, alone = decide(many, CONFIG)[asset, time], decide(many[asset, time], CONFIG)
     assert describe(whole) == describe(alone)
-    assert np.abs(whole.target_position) <= 1
+    assert np.abs(whole.signed_size) <= CONFIG.max_position
 
 
 def test_no_shorts_where_forbidden():
     signal = decide(forecasts([0.7, 0.2, 0.1]), TradingConfig(allow_short=False))
     assert signal.action == Action.SELL
-    assert signal.target_position == 0
+    assert signal.signed_size == signal.position_size == 0
 
 
 def test_description_has_the_published_keys():
@@ -119,12 +120,6 @@ def test_a_hold_says_why(probabilities, fresh, words):
 
 def test_action_names():
     assert action_names(np.array([[1, 0], [-1, 1]], dtype=np.int8)).tolist() == [["BUY", "HOLD"], ["SELL", "BUY"]]
-
-
-def test_tranches_are_the_mean_of_the_last_decisions():
-    target = np.array([[1.0, 1.0, -1.0, np.nan, 0.5]])
-    assert overlap_tranches(target, 2).tolist() == [[0.5, 1.0, 0.0, -0.5, 0.25]]
-    assert overlap_tranches(target, 1) is target
 
 
 def test_contradicting_settings_are_refused():
