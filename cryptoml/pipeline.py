@@ -156,7 +156,7 @@ class Pipeline:
         """Fit the models of every fold, publish those of the last one as a bundle, and return them."""
         last = self.stages.folds(self.walk.refit, self.folds)[-1]
         losses = {member.name: member.validation_loss for member in last.fitted}
-        self.publish_bundle(last.ensembles[0], last.scaler, {"validation_loss": losses})
+        self._publish_bundle(last.ensembles[0], last.scaler, {"validation_loss": losses})
         return last
 
     def evaluate(self) -> Outcome:
@@ -166,35 +166,12 @@ class Pipeline:
             logger.info("fold %d of %d: train to %s", number, len(self.folds), end)
         forecasts = self.stages.folds(self.walk.forecast, self.folds)
         report, predictions = self._judge(forecasts)
-        self.publish_bundle(forecasts[-1].ensemble, forecasts[-1].scaler, report.ensemble.figures)
+        self._publish_bundle(forecasts[-1].ensemble, forecasts[-1].scaler, report.ensemble.figures)
         with publish_file(self.run.out / "predictions.parquet") as path:
             predictions.to_parquet(path, index=False)
         write_report(report, self.run.out)
         self.run.upload("predictions.parquet", "report.html", "report.json")
         return Outcome(report, predictions, self.run.out)
-
-    def publish_bundle(self, ensemble: Ensemble, scaler: FeatureScaler, metrics: dict[str, Any]) -> None:
-        """Write OUT/bundle in one atomic step."""
-        config, panel = self.config, self.market.panel
-        lookbacks = AdvancedFeatureEngineer(config.features).catalogue().set_index("name")["lookback"]
-        bundle = Bundle(
-            ensemble=ensemble,
-            symbols=panel.symbols,
-            timeframe=panel.timeframe,
-            context_bars=config.lookback,
-            feature_names=self.features.names,
-            feature_lookbacks=tuple(int(lookbacks[name]) for name in self.features.names),
-            feature_config=config.features.model_dump(mode="json"),
-            scaler=scaler.to_arrays(),
-            target_config=config.targets.model_dump(mode="json"),
-            trading_config=config.trading.model_dump(mode="json"),
-            metrics=metrics,
-            data_fingerprint=panel.fingerprint(),
-            library_versions={name: version(name) for name in LIBRARIES},
-            created_at=pd.Timestamp.now(tz="UTC").isoformat(timespec="seconds"),
-        )
-        save_bundle(self.run.out / "bundle", bundle)
-        self.run.upload("bundle")
 
     def _judge(self, forecasts: Sequence[FoldForecast]) -> tuple[Report, pd.DataFrame]:
         """Evaluate the joined test bars of all folds."""
@@ -224,6 +201,31 @@ class Pipeline:
             extras=self._findings(inputs, ensemble, evaluations, forecasts[-1].ensemble),
         )
         return report, frame
+
+    def _publish_bundle(self, ensemble: Ensemble, scaler: FeatureScaler, metrics: dict[str, Any]) -> None:
+        """Write OUT/bundle in one atomic step."""
+        config, panel, last = self.config, self.market.panel, self.folds[-1]
+        read = max(last.train.stop, last.validation.stop) - 1 + self.targets.label_bars
+        lookbacks = AdvancedFeatureEngineer(config.features).catalogue().set_index("name")["lookback"]
+        bundle = Bundle(
+            ensemble=ensemble,
+            symbols=panel.symbols,
+            timeframe=panel.timeframe,
+            context_bars=config.lookback,
+            feature_names=self.features.names,
+            feature_lookbacks=tuple(int(lookbacks[name]) for name in self.features.names),
+            feature_config=config.features.model_dump(mode="json"),
+            scaler=scaler.to_arrays(),
+            target_config=config.targets.model_dump(mode="json"),
+            trading_config=config.trading.model_dump(mode="json"),
+            metrics=metrics,
+            data_fingerprint=panel.fingerprint(),
+            library_versions={name: version(name) for name in LIBRARIES},
+            created_at=pd.Timestamp.now(tz="UTC").isoformat(timespec="seconds"),
+            known_until=panel.timestamps[read].isoformat(),
+        )
+        save_bundle(self.run.out / "bundle", bundle)
+        self.run.upload("bundle")
 
     def _findings(
         self, inputs: EvaluationInput, ensemble: Evaluation, others: dict[str, Evaluation], model: Ensemble

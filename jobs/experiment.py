@@ -3,6 +3,7 @@
 Each job goes as far as its own stage and leaves it in the run folder, where the next one finds it: tune, train, evaluate.
 """
 
+import json
 import os
 import sys
 import time
@@ -13,9 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cryptoml.config import ExperimentConfig, Preset, load_config, preset
+from cryptoml.data.storage import open_storage
 from cryptoml.pipeline import Market, Pipeline, Stages, open_market, plan_folds
 
-__all__ = ["ExperimentArguments", "run_stage", "say"]
+__all__ = ["ExperimentArguments", "open_stages", "read_data", "run_stage", "say", "write_result"]
 
 NOISE = "worker processes have been started"
 """Ray's remark that side-by-side training runs need several processes; Ray reads the setting when it is imported."""
@@ -82,12 +84,10 @@ def run_stage(arguments: ExperimentArguments, job: str, work: Callable[[Pipeline
         work: The stages to run; returns what the result file shall say.
     """
     config = arguments.experiment()
-    market = open_market(arguments.data, config, arguments.symbols)
-    if market.synthetic is None:
-        say(market.health.to_text())
+    market = read_data(arguments, config)
     plan_folds(config, market.panel, arguments.train_end)  # a span that does not fit is told before a cluster starts
     started = time.monotonic()
-    with _stages(arguments) as stages:
+    with open_stages(arguments) as stages:
         pipeline = _open(arguments, config, market, stages)
         with pipeline.run as run:
             done = None if arguments.again else run.result()
@@ -97,6 +97,19 @@ def run_stage(arguments: ExperimentArguments, job: str, work: Callable[[Pipeline
             result = work(pipeline)
             run.record(job=job, seconds=round(time.monotonic() - started, 1), **result)
     return True
+
+
+def read_data(arguments: ExperimentArguments, config: ExperimentConfig) -> Market:
+    """Open the data and show what validation found."""
+    market = open_market(arguments.data, config, arguments.symbols)
+    if market.synthetic is None:
+        say(market.health.to_text())
+    return market
+
+
+def write_result(out: str, **result: Any) -> None:
+    """Publish OUT/result.json, for programs."""
+    open_storage(out).publish("result.json", (json.dumps(result, indent=2, default=str) + "\n").encode())
 
 
 def say(text: str) -> None:
@@ -109,7 +122,8 @@ def _open(arguments: ExperimentArguments, config: ExperimentConfig, market: Mark
 
 
 @contextmanager
-def _stages(arguments: ExperimentArguments) -> Iterator[Stages]:
+def open_stages(arguments: ExperimentArguments) -> Iterator[Stages]:
+    """Give the pipeline's stages for the length of a `with` block: plain ones, or those of a Ray cluster."""
     if arguments.engine == "local":
         yield Stages()
         return

@@ -58,6 +58,7 @@ class Bundle:
         data_fingerprint: sha256 of the data it was trained on.
         library_versions: version by library name.
         created_at: ISO 8601, UTC.
+        known_until: ISO 8601 open of the last bar that training or calibration read, labels included; empty if not recorded.
     """
 
     ensemble: Ensemble
@@ -74,6 +75,7 @@ class Bundle:
     data_fingerprint: str
     library_versions: Mapping[str, str]
     created_at: str
+    known_until: str = ""
 
 
 class _StoredConfig(BaseModel):
@@ -97,6 +99,7 @@ class _StoredConfig(BaseModel):
     data_fingerprint: str
     library_versions: dict[str, str]
     created_at: str
+    known_until: str = ""
 
 
 _PLAIN_FIELDS = tuple(name for name in _StoredConfig.model_fields if name in Bundle.__dataclass_fields__)

@@ -1,0 +1,306 @@
+"""Continual operation: keep the model that serves current.
+
+    newest data -> drift -> challenger (continual step or refit, by rule) -> duel with the champion on the newest purged
+      bars -> promotion only beyond noise
+
+    known to the champion | bars to learn | gap | bars to judge | bars whose labels are still open
+
+Neither model has read a label of the judging bars, nor one that reaches into them.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field
+
+from cryptoml.data.panel import Panel
+from cryptoml.data.splits import Span
+from cryptoml.errors import ConfigError, DataError
+from cryptoml.evaluation.drift import Drift, forecast_losses, measure_drift
+from cryptoml.evaluation.uncertainty import Interval, mean_interval
+from cryptoml.features.engineer import FeatureConfig, FeaturePanel
+from cryptoml.features.scaling import FeatureScaler
+from cryptoml.features.targets import REGIMES, TargetConfig, Targets, make_targets
+from cryptoml.models.bundle import Bundle
+from cryptoml.models.ensemble import Predictions
+from cryptoml.models.registry import Registry
+from cryptoml.training.renewal import RenewalConfig, renew
+
+__all__ = ["Duel", "Spans", "Strategy", "Update", "UpdateConfig", "plan_spans", "update"]
+
+logger = logging.getLogger(__name__)
+
+Strategy = Literal["auto", "continual", "refit"]
+
+
+class UpdateConfig(BaseModel):
+    """How a model is kept current."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    strategy: Strategy = Field("auto", description="auto: refit after a major drift, else a continual step")
+    judge_bars: int = Field(336, ge=24, description="Newest labelled bars, on which challenger and champion are compared")
+    least_new_bars: int = Field(48, ge=1, description="Bars to learn that an update needs")
+    reference_bars: int = Field(2000, ge=100, description="Last bars known to the champion, against which drift is measured")
+    shifted_share: float = Field(0.3, ge=0, le=1, description="Share of shifted features from which a refit is due")
+    level: float = Field(0.95, gt=0, lt=1, description="Confidence of the interval of the duel")
+    renewal: RenewalConfig = RenewalConfig()
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Forecast origins of an update, in order.
+
+    Attributes:
+        reference: The last ones that the champion knows.
+        learn: New to it, free to learn from.
+        judge: The newest with complete labels; no label of `learn` reaches them.
+    """
+
+    reference: Span
+    learn: Span
+    judge: Span
+
+
+@dataclass(frozen=True)
+class Duel:
+    """Challenger against champion on the same bars.
+
+    Attributes:
+        champion: Mean loss of the champion.
+        challenger: Mean loss of the challenger.
+        difference: Challenger minus champion per bar, with its interval; below 0 the challenger is better.
+        forgetting: Regime -> (loss before, loss after) on old bars.
+    """
+
+    champion: float
+    challenger: float
+    difference: Interval
+    forgetting: dict[str, tuple[float, float]]
+
+    @property
+    def won(self) -> bool:
+        """Whether the challenger is better beyond noise."""
+        return bool(self.difference.high < 0)
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one update did.
+
+    Attributes:
+        method: `continual` or `refit`; None where there was too little to learn.
+        reason: Why that method, or none.
+        spans: Which bars did what.
+        version: Name of the challenger in the registry, once it is there.
+        promoted: Whether it serves now.
+    """
+
+    method: str | None
+    reason: str
+    spans: Spans
+    drift: Drift
+    duel: Duel | None = None
+    version: str | None = None
+    promoted: bool = False
+
+    def row(self) -> dict[str, Any]:
+        """Return plain values for a result file."""
+        duel = self.duel and {
+            "champion": self.duel.champion,
+            "challenger": self.duel.challenger,
+            "difference": self.duel.difference._asdict(),
+            "won": self.duel.won,
+            "forgetting": {name: {"before": b, "after": a} for name, (b, a) in self.duel.forgetting.items()},
+        }
+        bars = {name: [span.start, span.stop] for name, span in vars(self.spans).items()}
+        plain = {"method": self.method, "reason": self.reason, "version": self.version, "promoted": self.promoted}
+        return plain | {"bars": bars, "drift": self.drift.row(), "duel": duel}
+
+
+def update(
+    registry: Registry,
+    panel: Panel,
+    *,
+    compute: Callable[[Panel, FeatureConfig], FeaturePanel],
+    refit: Callable[[pd.Timestamp], Bundle],
+    config: UpdateConfig | None = None,
+) -> Update:
+    """Bring the registry's champion up to date with `panel`.
+
+    The challenger becomes a version of the registry in any case, and the champion only if it wins its duel.
+
+    Args:
+        registry: Holds the champion.
+        panel: All history, the newest bars last; it must hold the champion's symbols.
+        compute: Computes features, such as `cryptoml.walk_forward.compute_features`.
+        refit: Trains a new bundle that knows nothing from the given instant on.
+        config: Rules.
+
+    Raises:
+        BundleError: There is no champion, or it is damaged.
+        DataError: The panel lacks a symbol, or holds too few bars.
+    """
+    config = config or UpdateConfig()
+    champion = registry.load()
+    arena = _Arena.open(champion, panel, compute, config)
+    drift = arena.drift(champion)
+    method, reason = _method(config, arena.spans, drift)
+    logger.info("%s: %s", method or "no update", reason)
+    if method is None:
+        return Update(None, reason, arena.spans, drift)
+    challenger = refit(arena.stamps[arena.spans.judge.start]) if method == "refit" else arena.renewed(champion)
+    duel = arena.duel(champion, challenger)
+    version = registry.add(challenger, reason=f"{method}: {reason}")
+    if duel.won:
+        registry.promote(version, reason=f"loss {duel.challenger:.4f} against {duel.champion:.4f}")
+    return Update(method, reason, arena.spans, drift, duel, version, duel.won)
+
+
+def plan_spans(stamps: pd.DatetimeIndex, known_until: pd.Timestamp, label_bars: int, config: UpdateConfig) -> Spans:
+    """Divide the bars after what the champion knows into those to learn and those to judge by.
+
+    `learn` is empty where too few new bars are there.
+
+    Args:
+        stamps: Bar opens.
+        known_until: Open of the last bar that the champion's training read, its labels included.
+        label_bars: Bars after its origin that a label reads.
+        config: Sizes.
+
+    Raises:
+        DataError: The data ends before the judging bars are complete.
+    """
+    known = int(stamps.searchsorted(known_until, side="right"))
+    judge_stop = len(stamps) - label_bars
+    judge_start = max(judge_stop - config.judge_bars, known)
+    if judge_stop - judge_start < min(24, config.judge_bars):
+        raise DataError(
+            f"data must reach at least {24 + label_bars} bars past {known_until}, which the champion knows; "
+            f"it ends at {stamps[-1]}"
+        )
+    learn = Span(known, max(known, judge_start - label_bars))
+    reference = Span(max(0, known - label_bars - config.reference_bars), max(1, known - label_bars))
+    return Spans(reference, learn, Span(judge_start, judge_stop))
+
+
+def _method(config: UpdateConfig, spans: Spans, drift: Drift) -> tuple[str | None, str]:
+    if len(spans.learn) < config.least_new_bars:
+        return None, f"{len(spans.learn)} new bars to learn, fewer than {config.least_new_bars}"
+    if config.strategy != "auto":
+        return config.strategy, "asked for"
+    if drift.shifted_share > config.shifted_share and drift.loss_rose:
+        return "refit", f"{drift.shifted_share:.0%} of the features shifted and the loss rose"
+    return "continual", "no major drift"
+
+
+@dataclass(frozen=True, eq=False)
+class _Arena:
+    """The bars of an update as the champion sees them."""
+
+    stamps: pd.DatetimeIndex
+    spans: Spans
+    features: FeaturePanel
+    targets: Targets
+    target_config: TargetConfig
+    config: UpdateConfig
+
+    @classmethod
+    def open(
+        cls, champion: Bundle, panel: Panel, compute: Callable[[Panel, FeatureConfig], FeaturePanel], config: UpdateConfig
+    ) -> "_Arena":
+        absent = sorted(set(champion.symbols) - set(panel.symbols))
+        if absent:
+            raise DataError(f"the data must hold the champion's symbols, lacks {absent[0]}")
+        if panel.timeframe != champion.timeframe:
+            raise DataError(f"timeframe must be the champion's {champion.timeframe}, was {panel.timeframe}")
+        if not champion.known_until:
+            raise ConfigError("known_until of the champion is unknown: it was made by an older version; train it anew")
+        panel = panel.select(champion.symbols)
+        target_config = TargetConfig.model_validate(champion.target_config)
+        targets = make_targets(panel, target_config)
+        spans = plan_spans(panel.timestamps, pd.Timestamp(champion.known_until), targets.label_bars, config)
+        features = compute(panel, FeatureConfig.model_validate(champion.feature_config))
+        return cls(panel.timestamps, spans, features, targets, target_config, config)
+
+    def drift(self, champion: Bundle) -> Drift:
+        before, after = self.spans.reference, self.spans.judge
+        forecasts = [self._forecast(champion, span) for span in (before, after)]
+        losses = [self._losses(forecast, span) for forecast, span in zip(forecasts, (before, after), strict=True)]
+        answers = [
+            (forecast.probabilities, self.targets.direction[:, span.bars])
+            for forecast, span in zip(forecasts, (before, after), strict=True)
+        ]
+        values = [self.features.values[:, span.bars] for span in (before, after)]
+        return measure_drift(
+            self.features.names,
+            (values[0], values[1]),
+            (losses[0], losses[1]),
+            (answers[0], answers[1]),
+            mean_block=2.0 * self.targets.label_bars,
+        )
+
+    def renewed(self, champion: Bundle) -> Bundle:
+        """Return the champion after a continual step on the bars to learn."""
+        scaled = self._scaled(champion, slice(0, self.spans.learn.stop))
+        ensemble = renew(
+            champion.ensemble,
+            scaled,
+            _first_bars(self.targets, self.spans.learn.stop),
+            self.target_config,
+            old=self.spans.reference,
+            new=self.spans.learn,
+            config=self.config.renewal,
+        )
+        last_read = min(self.spans.learn.stop - 1 + self.targets.label_bars, len(self.stamps) - 1)
+        return replace(
+            champion,
+            ensemble=ensemble,
+            known_until=self.stamps[last_read].isoformat(),
+            created_at=pd.Timestamp.now(tz="UTC").isoformat(timespec="seconds"),
+        )
+
+    def duel(self, champion: Bundle, challenger: Bundle) -> Duel:
+        old, new = (
+            [self._judged(one, span) for one in (champion, challenger)] for span in (self.spans.reference, self.spans.judge)
+        )
+        series = _over_assets(new[1] - new[0])
+        difference = mean_interval(series, mean_block=2.0 * self.targets.label_bars, level=self.config.level)
+        both = ~np.isnan(new[0]) & ~np.isnan(new[1])
+        regime = self.targets.regime[:, self.spans.reference.bars]
+        forgetting = {
+            name: (float(np.nanmean(old[0][regime == code])), float(np.nanmean(old[1][regime == code])))
+            for code, name in enumerate(REGIMES)
+            if np.isfinite(old[0][regime == code]).any() and np.isfinite(old[1][regime == code]).any()
+        }
+        return Duel(float(new[0][both].mean()), float(new[1][both].mean()), difference, forgetting)
+
+    def _judged(self, bundle: Bundle, span: Span) -> np.ndarray:
+        return self._losses(self._forecast(bundle, span), span)
+
+    def _losses(self, forecast: Predictions, span: Span) -> np.ndarray:
+        return forecast_losses(forecast, self.targets, span.bars, self.target_config)
+
+    def _forecast(self, bundle: Bundle, span: Span) -> Predictions:
+        first = max(0, span.start - bundle.context_bars + 1)
+        bars = slice(first, span.stop)
+        scaled = self._scaled(bundle, bars)
+        forecast = bundle.ensemble.predict(scaled, self.targets.sigma[:, bars], bundle.context_bars)
+        return forecast.on_bars(slice(span.start - first, None))
+
+    def _scaled(self, bundle: Bundle, bars: slice) -> np.ndarray:
+        return FeatureScaler.from_arrays(bundle.scaler).transform(self.features.values[:, bars])
+
+
+def _first_bars(targets: Targets, stop: int) -> Targets:
+    cut: dict[str, Any] = {name: value[:, :stop] for name, value in vars(targets).items() if isinstance(value, np.ndarray)}
+    return replace(targets, **cut)
+
+
+def _over_assets(values: np.ndarray) -> np.ndarray:
+    known = ~np.isnan(values)
+    return np.where(known.any(axis=0), np.where(known, values, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1), np.nan)

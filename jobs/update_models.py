@@ -1,0 +1,106 @@
+"""Keep the model that serves current: measure drift, train a challenger, promote it only if it is better beyond noise.
+
+The registry keeps every version and its history; going back is `--rollback`.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from cryptoml.models.bundle import Bundle, load_bundle
+from cryptoml.models.registry import Registry
+from cryptoml.pipeline import Pipeline, Stages
+from cryptoml.update import Update, UpdateConfig, update
+from jobs.command_line import run
+from jobs.experiment import ExperimentArguments, open_stages, read_data, say, write_result
+
+__all__ = ["UpdateArguments", "main"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateArguments(ExperimentArguments):
+    """Update the registry's champion with the newest data, or roll it back.
+
+    A continual step (elastic weight consolidation and replay) or a refit makes a challenger. It is judged against the
+    champion on the newest bars, which neither has seen, and promoted only if its loss is lower beyond noise. Without a
+    champion the first model is trained, or adopted with --adopt, and promoted. Writes OUT/result.json.
+    """
+
+    registry: str
+    """Folder of the model versions, local or s3://."""
+    adopt: Path | None = None
+    """Bundle to register and promote, such as runs/first/bundle."""
+    rollback: bool = False
+    """Make the champion before the present one serve again, and do nothing else."""
+    update: UpdateConfig = field(default_factory=UpdateConfig)
+    """Rules of the update."""
+
+
+def main(arguments: UpdateArguments) -> int:
+    """Run the job; return its exit code."""
+    registry = Registry(arguments.registry)
+    if arguments.rollback:
+        version = registry.rollback(reason="asked for")
+        say(f"{version} serves again")
+        return 0
+    if arguments.adopt is not None:
+        return _crown(registry, load_bundle(arguments.adopt), f"adopted from {arguments.adopt}")
+    with open_stages(arguments) as stages:
+        if registry.champion() is None:
+            return _crown(registry, _train(arguments, stages, None), "first model")
+        panel = read_data(arguments, arguments.experiment()).panel
+        done = update(
+            registry,
+            panel,
+            compute=stages.features,
+            refit=lambda instant: _train(arguments, stages, instant),
+            config=arguments.update,
+        )
+    _show(done)
+    write_result(arguments.out, job="update_models", champion=registry.champion(), **done.row())
+    return 0
+
+
+def _crown(registry: Registry, bundle: Bundle, reason: str) -> int:
+    version = registry.add(bundle, reason=reason)
+    registry.promote(version, reason=reason)
+    say(f"{version} serves now: {reason}")
+    return 0
+
+
+def _train(arguments: ExperimentArguments, stages: Stages, instant: pd.Timestamp | None) -> Bundle:
+    """Train on all that precedes an instant, by default on all but the last bars that a split needs."""
+    config = arguments.experiment().updated(walk_forward={"num_folds": 1}, shuffled_label_run=False)
+    market = read_data(arguments, config)
+    longest = config.targets.horizons[-1]
+    until = market.panel.timestamps[-longest - 1] if instant is None else instant
+    pipeline = Pipeline.open(config, market, arguments.out, train_end=until, stages=stages)
+    with pipeline.run as run:
+        pipeline.train()
+        bundle = load_bundle(run.out / "bundle")
+        run.finish()
+    return bundle
+
+
+def _show(done: Update) -> None:
+    drift = done.drift
+    say(
+        f"drift: {drift.shifted_share:.0%} of the features shifted; "
+        f"loss {drift.loss_before.value:.4f} -> {drift.loss_after.value:.4f} "
+        f"[{drift.loss_after.low:.4f}, {drift.loss_after.high:.4f}]; "
+        f"calibration error {drift.calibration_before:.3f} -> {drift.calibration_after:.3f}"
+    )
+    say(f"{done.method or 'no update'}: {done.reason}")
+    if done.duel is not None:
+        duel = done.duel
+        low, high = duel.difference.low, duel.difference.high
+        say(f"challenger {duel.challenger:.4f} against champion {duel.champion:.4f}, difference [{low:+.4f}, {high:+.4f}]")
+        for regime, (before, after) in duel.forgetting.items():
+            say(f"  loss on old {regime} bars {before:.4f} -> {after:.4f}")
+        say(f"{done.version} {'serves now' if done.promoted else 'is kept, the champion stays'}")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, UpdateArguments))

@@ -1,0 +1,155 @@
+"""Continual operation: a challenger serves only if it beats the champion on bars that neither has seen."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cryptoml.data.panel import Panel
+from cryptoml.errors import BundleError, DataError
+from cryptoml.models.bundle import Bundle, load_bundle
+from cryptoml.models.registry import Registry
+from cryptoml.pipeline import Pipeline, open_market
+from cryptoml.training.renewal import RenewalConfig
+from cryptoml.update import Update, UpdateConfig, plan_spans, update
+from cryptoml.walk_forward import compute_features
+from tests.tiny import tiny_experiment
+
+SMALL = RenewalConfig(memory_size=8, chunk_bars=64, epochs=1)
+RULES = UpdateConfig(judge_bars=120, least_new_bars=24, reference_bars=300, renewal=SMALL)
+EXPERIMENT = tiny_experiment(sweep={"num_trials": 0}, shuffled_label_run=False)
+MARKET = open_market("synthetic", EXPERIMENT)
+
+
+@pytest.fixture(scope="module")
+def champion(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A model that knows the first 1,000 of 1,500 bars."""
+    out = tmp_path_factory.mktemp("champion")
+    pipeline = Pipeline.open(EXPERIMENT, MARKET, out, train_end=MARKET.panel.timestamps[1000])
+    with pipeline.run:
+        pipeline.train()
+    return load_bundle(out / "bundle")
+
+
+@pytest.fixture
+def registry(tmp_path: Path, champion: Bundle) -> Registry:
+    registry = Registry(tmp_path / "registry")
+    registry.promote(registry.add(champion))
+    return registry
+
+
+def never(_: pd.Timestamp) -> Bundle:
+    raise AssertionError("no refit was due")
+
+
+def run_update(registry: Registry, panel: Panel = MARKET.panel, rules: UpdateConfig = RULES) -> Update:
+    return update(registry, panel, compute=compute_features, refit=never, config=rules)
+
+
+def test_the_champion_knows_until_when_it_has_read(champion: Bundle) -> None:
+    known = pd.Timestamp(champion.known_until)
+    assert MARKET.panel.timestamps[980] < known < MARKET.panel.timestamps[1000]
+
+
+class TestSpans:
+    stamps = MARKET.panel.timestamps
+
+    def test_no_label_to_learn_reaches_the_judging_bars(self) -> None:
+        spans = plan_spans(self.stamps, self.stamps[999], 4, RULES)
+        assert (spans.learn.start, spans.judge.stop) == (1000, 1496)
+        assert spans.learn.stop - 1 + 4 < spans.judge.start == 1376
+        assert spans.reference.stop + 4 <= 1000
+
+    def test_few_new_bars_are_all_for_judging(self) -> None:
+        spans = plan_spans(self.stamps, self.stamps[1400], 4, RULES)
+        assert len(spans.learn) == 0
+        assert (spans.judge.start, spans.judge.stop) == (1401, 1496)
+
+    def test_none_is_an_error_that_says_how_many(self) -> None:
+        with pytest.raises(DataError, match="28 bars past"):
+            plan_spans(self.stamps, self.stamps[1490], 4, RULES)
+
+
+class TestUpdate:
+    def test_a_continual_step_becomes_a_version(self, registry: Registry, champion: Bundle) -> None:
+        before = registry.champion()
+        done = run_update(registry)
+        assert done.method == "continual"
+        assert done.duel is not None
+        assert done.version in registry.versions()
+        assert registry.champion() == (done.version if done.promoted else before)
+        assert done.promoted == (done.duel.difference.high < 0)
+        challenger = registry.load(done.version)
+        assert pd.Timestamp(champion.known_until) < pd.Timestamp(challenger.known_until)
+        assert pd.Timestamp(challenger.known_until) < MARKET.panel.timestamps[done.spans.judge.start]
+        assert {"BULL", "BEAR"} & set(done.duel.forgetting)
+        assert done.row()["duel"]["won"] == done.promoted
+
+    def test_bars_to_judge_change_nothing_that_is_learned(self, registry: Registry) -> None:
+        start = run_update(registry).spans.judge.start
+        candles = MARKET.panel.candles.copy()
+        candles[:, start + 1 :, :4] *= np.exp(np.random.default_rng(0).normal(0, 0.02, (3, 1500 - start - 1, 1))).cumprod(axis=1)
+        run_update(registry, replace(MARKET.panel, candles=candles))
+        first, second = (registry.load(version) for version in registry.versions()[1:3])
+        for one, other in zip(first.ensemble.members, second.ensemble.members, strict=True):
+            assert all(value.equal(other.state_dict()[name]) for name, value in one.state_dict().items())
+
+    def test_a_worse_challenger_is_kept_and_does_not_serve(self, registry: Registry, champion: Bundle) -> None:
+        broken = replace(
+            champion, ensemble=replace(champion.ensemble, calibration=replace(champion.ensemble.calibration, temperature=0.01))
+        )
+        before = registry.champion()
+        done = update(
+            registry,
+            MARKET.panel,
+            compute=compute_features,
+            refit=lambda _: broken,
+            config=RULES.model_copy(update={"strategy": "refit"}),
+        )
+        assert (done.method, done.promoted) == ("refit", False)
+        assert registry.champion() == before
+        assert len(registry.versions()) == 2
+
+    def test_a_better_challenger_serves_and_can_be_rolled_back(self, registry: Registry, champion: Bundle) -> None:
+        ensemble = champion.ensemble
+        broken = replace(champion, ensemble=replace(ensemble, calibration=replace(ensemble.calibration, temperature=0.01)))
+        registry.promote(registry.add(broken))
+        worse = registry.champion()
+        done = update(
+            registry,
+            MARKET.panel,
+            compute=compute_features,
+            refit=lambda _: champion,
+            config=RULES.model_copy(update={"strategy": "refit"}),
+        )
+        assert done.promoted
+        assert registry.champion() == done.version
+        assert registry.rollback() == worse
+
+    def test_a_refit_knows_nothing_of_the_judging_bars(self, registry: Registry, champion: Bundle) -> None:
+        asked: list[pd.Timestamp] = []
+
+        def refit(instant: pd.Timestamp) -> Bundle:
+            asked.append(instant)
+            return champion
+
+        done = update(
+            registry, MARKET.panel, compute=compute_features, refit=refit, config=RULES.model_copy(update={"strategy": "refit"})
+        )
+        assert asked == [MARKET.panel.timestamps[done.spans.judge.start]]
+
+    def test_too_little_that_is_new_changes_nothing(self, registry: Registry) -> None:
+        done = run_update(registry, MARKET.panel.slice_time(None, 1100))
+        assert done.method is None
+        assert "fewer than 24" in done.reason
+        assert len(registry.versions()) == 1
+
+    def test_a_symbol_that_is_gone_is_named(self, registry: Registry) -> None:
+        with pytest.raises(DataError, match="lacks BTCUSDT"):
+            run_update(registry, MARKET.panel.select(MARKET.panel.symbols[1:]))
+
+    def test_without_a_champion_there_is_nothing_to_update(self, tmp_path: Path) -> None:
+        with pytest.raises(BundleError, match="no champion"):
+            run_update(Registry(tmp_path / "empty"))
