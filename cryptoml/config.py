@@ -25,6 +25,7 @@ from cryptoml.features.targets import TargetConfig
 from cryptoml.trading.config import TradingConfig
 from cryptoml.training.config import TrainingConfig
 from cryptoml.training.member import CONTROL, MemberConfig
+from cryptoml.training.renewal import RenewalConfig
 from cryptoml.training.sweep import SweepConfig
 
 __all__ = ["PRESETS", "ExperimentConfig", "Preset", "WalkForwardConfig", "load_config", "preset"]
@@ -73,6 +74,11 @@ class ExperimentConfig(BaseModel):
     bootstrap: BootstrapConfig = BootstrapConfig()
     baselines: BaselineConfig = BaselineConfig()
     shuffled_label_run: bool = Field(True, description="Fit one member on shuffled labels, which must find nothing")
+    ablations: bool = Field(False, description="Fit the first member again without its graph and without each feature category")
+    continual_steps: int = Field(
+        0, ge=0, description="Continual steps inside each test span, judged as one more candidate; 0 leaves it out"
+    )
+    renewal: RenewalConfig = RenewalConfig()
 
     @model_validator(mode="after")
     def _members_differ(self) -> Self:

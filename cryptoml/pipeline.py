@@ -38,6 +38,7 @@ from cryptoml.features.targets import Targets, make_targets
 from cryptoml.models.bundle import Bundle, save_bundle
 from cryptoml.models.ensemble import Ensemble
 from cryptoml.training.fold import scale_fold
+from cryptoml.training.member import CONTROL
 from cryptoml.training.sweep import SweepTrial, best_parameters
 from cryptoml.walk_forward import FoldForecast, Refit, Stages, Walk, plan_folds, progress_bar
 
@@ -232,8 +233,8 @@ class Pipeline:
     ) -> dict[str, dict[str, Any]]:
         names = [member.name for member in self.config.members]
         tables = {"Ensemble": ensemble_table(names, model), "Sweep": sweep_table(self.trials)}
-        if "shuffled_labels" in others:
-            tables["Control on shuffled labels"] = control_table(inputs, others["shuffled_labels"])
+        if CONTROL in others:
+            tables["Control on shuffled labels"] = control_table(inputs, others[CONTROL])
         if self.market.health.file_errors:
             tables["Not read"] = {error.source: error.message for error in self.market.health.file_errors}
         if self.market.synthetic is not None:

@@ -21,7 +21,8 @@ from cryptoml.data.panel import Panel
 from cryptoml.data.splits import Span
 from cryptoml.errors import ConfigError, DataError
 from cryptoml.evaluation.drift import Drift, forecast_losses, measure_drift
-from cryptoml.evaluation.uncertainty import Interval, mean_interval
+from cryptoml.evaluation.statistics import pooled_mean_statistic
+from cryptoml.evaluation.uncertainty import Interval, interval
 from cryptoml.features.engineer import FeatureConfig, FeaturePanel
 from cryptoml.features.scaling import FeatureScaler
 from cryptoml.features.targets import REGIMES, TargetConfig, Targets, make_targets
@@ -268,8 +269,8 @@ class _Arena:
         old, new = (
             [self._judged(one, span) for one in (champion, challenger)] for span in (self.spans.reference, self.spans.judge)
         )
-        series = _over_assets(new[1] - new[0])
-        difference = mean_interval(series, mean_block=2.0 * self.targets.label_bars, level=self.config.level)
+        margin = pooled_mean_statistic(new[1] - new[0])
+        difference = interval(margin, mean_block=2.0 * self.targets.label_bars, level=self.config.level)
         both = ~np.isnan(new[0]) & ~np.isnan(new[1])
         regime = self.targets.regime[:, self.spans.reference.bars]
         forgetting = {
@@ -299,8 +300,3 @@ class _Arena:
 def _first_bars(targets: Targets, stop: int) -> Targets:
     cut: dict[str, Any] = {name: value[:, :stop] for name, value in vars(targets).items() if isinstance(value, np.ndarray)}
     return replace(targets, **cut)
-
-
-def _over_assets(values: np.ndarray) -> np.ndarray:
-    known = ~np.isnan(values)
-    return np.where(known.any(axis=0), np.where(known, values, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1), np.nan)

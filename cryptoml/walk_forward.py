@@ -4,11 +4,13 @@ Nothing here reads a label or a feature of the test span but to forecast it. Fol
 orchestrator may run them side by side.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
@@ -20,16 +22,24 @@ from cryptoml.data.splits import Fold, Span, first_test_bar, walk_forward
 from cryptoml.errors import ConfigError
 from cryptoml.evaluation.baselines import BASELINES, run_baselines
 from cryptoml.evaluation.candidates import Candidate, EvaluationInput, candidate_from_predictions
+from cryptoml.evaluation.folds import join_predictions
 from cryptoml.evaluation.importance import feature_importance
+from cryptoml.features.contract import CATEGORIES, category_of
 from cryptoml.features.engineer import AdvancedFeatureEngineer, FeatureConfig, FeaturePanel, build_features
 from cryptoml.features.scaling import FeatureScaler
+from cryptoml.features.selection import columns_of
 from cryptoml.features.targets import Targets
 from cryptoml.models.ensemble import Ensemble, Predictions
+from cryptoml.models.forecaster import Forecaster
 from cryptoml.training.fold import calibrated, forecast_member, forecast_test, scale_fold
 from cryptoml.training.member import CONTROL, FittedMember, FoldData, MemberTask, fit_member, load_fitted, save_fitted
+from cryptoml.training.renewal import renew
 from cryptoml.training.sweep import SweepConfig, SweepTrial, run_sweep, tuned_tasks
 
 __all__ = ["FoldForecast", "Refit", "Stages", "Walk", "compute_features", "fit_members", "plan_folds", "progress_bar"]
+
+CONTINUAL = "ensemble_continual"
+"""Name of the candidate that goes on learning inside the test span."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -96,7 +106,7 @@ class Refit:
         fitted: The members as configured.
         ensembles: One per seed; the first holds the members of `fitted`.
         forecasts: Of each ensemble's members, from the first validation bar to the last test bar.
-        control: The run on shuffled labels and its forecasts, where there is one.
+        others: Further single models by name, with their forecasts: the run on shuffled labels, ablations.
     """
 
     data: FoldData
@@ -104,7 +114,7 @@ class Refit:
     fitted: list[FittedMember]
     ensembles: list[Ensemble]
     forecasts: list[list[Predictions]]
-    control: tuple[Ensemble, Predictions] | None
+    others: dict[str, tuple[Forecaster, Predictions]]
 
     def predictions(self, seed: int = 0) -> Predictions:
         """Return what an ensemble forecasts on the test bars."""
@@ -141,45 +151,66 @@ class Walk:
 
     def refit(self, fold: Fold) -> Refit:
         """Fit and calibrate the models of one fold."""
-        config = self.config
-        scaled = scale_fold(self.features, self.targets, fold, config.targets, config.scaling)
+        scaled = scale_fold(self.features, self.targets, fold, self.config.targets, self.config.scaling)
         data = scaled.data
-        tasks = [self._tasks(data, seed) for seed in range(config.num_seeds)]
-        control = [replace(tasks[0][-1], name=CONTROL, shuffle_labels=True)] if config.shuffled_label_run else []
-        fitted = self._fit(data, [task for group in [*tasks, control] for task in group])
-        ensembles, forecasts = [], []
-        for group in tasks:
-            members = [fitted[task.name].build() for task in group]
-            shown = tqdm(members, desc="forecasts", unit="member", disable=None, leave=False)
-            forecasts.append([forecast_member(member, data, config.lookback) for member in shown])
-            ensembles.append(calibrated(members, forecasts[-1], data))
+        groups = [self._tasks(data, seed) for seed in range(self.config.num_seeds)]
+        others = self._other_tasks(data, groups[0])
+        fitted = self._fit(data, [task for group in [*groups, others] for task in group])
+        built = {name: member.build() for name, member in fitted.items()}
+        shown = tqdm(built.items(), desc="forecasts", unit="member", disable=None, leave=False)
+        forecasts = {name: forecast_member(model, data, self.config.lookback) for name, model in shown}
+        names = [[task.name for task in group] for group in groups]
+        own = [[forecasts[name] for name in group] for group in names]
+        members = [[built[name] for name in group] for group in names]
         return Refit(
             data=data,
             scaler=scaled.scaler,
-            fitted=[fitted[task.name] for task in tasks[0]],
-            ensembles=ensembles,
-            forecasts=forecasts,
-            control=self._control(fitted[CONTROL], data) if control else None,
+            fitted=[fitted[name] for name in names[0]],
+            ensembles=[calibrated(group, forecast, data) for group, forecast in zip(members, own, strict=True)],
+            forecasts=own,
+            others={task.name: (built[task.name], forecasts[task.name]) for task in others},
         )
 
     def forecast(self, fold: Fold) -> FoldForecast:
-        """Refit one fold and forecast its test bars, with baselines, single members, other seeds and the control run."""
+        """Refit one fold and forecast its test bars, with all that it is compared to."""
         refit = self.refit(fold)
         data, ensemble = refit.data, refit.ensembles[0]
         inputs = self.inputs(data.targets, fold.train, fold.test)
         with progress_bar("baselines", "model", len(BASELINES)) as bar:
             others = run_baselines(inputs, data.features, self.config.baselines, on_baseline=lambda _: bar.update())
-        for part, member, forecast in zip(refit.fitted, ensemble.members, refit.forecasts[0], strict=True):
-            alone = forecast_test(calibrated([member], [forecast], data), [forecast], data)
-            others.append(candidate_from_predictions(f"member_{part.name}", alone, inputs))
-        for seed in range(1, self.config.num_seeds):
-            others.append(candidate_from_predictions(f"ensemble_seed_{seed}", refit.predictions(seed), inputs))
-        if refit.control is not None:
-            control, forecast = refit.control
-            others.append(candidate_from_predictions(CONTROL, forecast_test(control, [forecast], data), inputs))
+        others += [candidate_from_predictions(name, found, inputs) for name, found in self._compared(refit)]
         validation = data.features[:, fold.validation.bars]
         importance = feature_importance(ensemble.members, ensemble.weights, validation, self.features.names)
         return FoldForecast(ensemble, refit.scaler, refit.fitted, importance, refit.predictions(), others)
+
+    def _compared(self, refit: Refit) -> Iterator[tuple[str, Predictions]]:
+        """Forecasts of single members, of other seeds, of ablations, of the control run, and with continual steps."""
+        data, ensemble = refit.data, refit.ensembles[0]
+        for part, member, forecast in zip(refit.fitted, ensemble.members, refit.forecasts[0], strict=True):
+            yield f"member_{part.name}", forecast_test(calibrated([member], [forecast], data), [forecast], data)
+        for seed in range(1, self.config.num_seeds):
+            yield f"ensemble_seed_{seed}", refit.predictions(seed)
+        for name, (model, forecast) in refit.others.items():
+            alone = Ensemble([model]) if name == CONTROL else calibrated([model], [forecast], data)
+            yield name, forecast_test(alone, [forecast], data)
+        if self.config.continual_steps:
+            yield CONTINUAL, self._continual(refit)
+
+    def _continual(self, refit: Refit) -> Predictions:
+        """Forecast the test span in stretches; before each but the first the ensemble learns the bars that are new by then."""
+        data, config, ensemble = refit.data, self.config, refit.ensembles[0]
+        fold, label_bars = data.fold, data.targets.label_bars
+        old, known, parts = fold.validation, fold.validation.stop, []
+        edges = np.linspace(fold.test.start, fold.test.stop, config.continual_steps + 2).astype(int).tolist()
+        for start, stop in pairwise(edges):
+            new = Span(known, start - label_bars)
+            if start > fold.test.start and len(new) > config.lookback:
+                ensemble = renew(ensemble, data.features, data.targets, data.config, old=old, new=new, config=config.renewal)
+                old, known = Span(old.start, new.stop), new.stop
+            first = max(0, start - config.lookback + 1)
+            found = ensemble.predict(data.features[:, first:stop], data.targets.sigma[:, first:stop], config.lookback)
+            parts.append(found.on_bars(slice(start - first, None)))
+        return join_predictions(parts)
 
     def inputs(self, targets: Targets, train: Span, test: Span, num_trials: int = 1) -> EvaluationInput:
         """Return what candidates on the bars of `test` share."""
@@ -213,9 +244,23 @@ class Walk:
         folder = self.run.stage(name, build)
         return {task.name: load_fitted(folder / f"{task.name}.safetensors") for task in tasks}
 
-    def _control(self, fitted: FittedMember, data: FoldData) -> tuple[Ensemble, Predictions]:
-        model = fitted.build()
-        return Ensemble([model]), forecast_member(model, data, self.config.lookback)
+    def _other_tasks(self, data: FoldData, tasks: Sequence[MemberTask]) -> list[MemberTask]:
+        """Return the ablations of the first member and, last, the control: the last member on shuffled labels."""
+        others = _ablations(tasks[0]) if self.config.ablations else []
+        if self.config.shuffled_label_run:
+            others.append(replace(tasks[-1], name=CONTROL, shuffle_labels=True))
+        return others
+
+
+def _ablations(task: MemberTask) -> list[MemberTask]:
+    """Return fits without the graph across assets and without each category of features."""
+    found = [replace(task, name="without_graph", forecaster=task.forecaster.model_copy(update={"graph": False}))]
+    present = [category for category in CATEGORIES if any(category_of(name) == category for name in task.feature_names)]
+    for category in present if len(present) > 1 else []:
+        columns = columns_of(task.feature_names, [one for one in present if one != category])
+        forecaster = task.forecaster.model_copy(update={"columns": columns})
+        found.append(replace(task, name=f"without_{category}", forecaster=forecaster))
+    return found
 
 
 def progress_bar(label: str, unit: str, total: int) -> tqdm:

@@ -142,6 +142,20 @@ class TestOutputs:
         assert span[1] <= MIDNIGHT
 
 
+class TestComparisons:
+    def test_ablations_and_continual_steps_are_judged_too(self, tmp_path: Path, market: Market) -> None:
+        config = tiny_experiment(sweep={"num_trials": 0}, shuffled_label_run=False, ablations=True, continual_steps=1)
+        config = config.updated(renewal={"memory_size": 4, "chunk_bars": 32, "epochs": 1})
+        report = run_pipeline(config, market, tmp_path, train_end=TRAIN_END).report
+        assert {"without_graph", "without_price", "without_time", "ensemble_continual"} <= set(report.baselines)
+        continual, own = report.baselines["ensemble_continual"], report.ensemble
+        assert continual.candidate.forecasts is not None
+        assert own.candidate.forecasts is not None
+        moved = (continual.candidate.forecasts.probabilities != own.candidate.forecasts.probabilities).any(axis=(0, 2))
+        assert not moved[: len(moved) // 2].any()
+        assert moved[len(moved) // 2 + 1 :].any()
+
+
 class TestRepetition:
     def test_the_same_seed_gives_identical_predictions(self, tmp_path: Path, outcome: Outcome, market: Market) -> None:
         again = run_pipeline(tiny_experiment(), market, tmp_path, train_end=TRAIN_END)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from cryptoml.evaluation.classification import expected_calibration_error
-from cryptoml.evaluation.uncertainty import Interval, mean_interval
+from cryptoml.evaluation.statistics import pooled_mean_statistic
+from cryptoml.evaluation.uncertainty import Interval, interval
 from cryptoml.features.targets import TargetConfig, Targets
 from cryptoml.models.ensemble import Predictions
 
@@ -133,7 +134,7 @@ def measure_drift(
     """
     index = population_stability(_present_rows(features[0]), _present_rows(features[1]))
     order = np.argsort(-index, kind="stable")
-    before, after = (mean_interval(_mean_over_assets(part), mean_block=mean_block) for part in losses)
+    before, after = (interval(pooled_mean_statistic(part), mean_block=mean_block) for part in losses)
     calibration = [expected_calibration_error(*part) for part in answers]
     stability = {names[place]: float(index[place]) for place in order}
     return Drift(stability, float((index > SHIFTED).mean()), before, after, calibration[0], calibration[1])
@@ -142,9 +143,3 @@ def measure_drift(
 def _present_rows(features: np.ndarray) -> np.ndarray:
     rows = features.reshape(-1, features.shape[-1])
     return rows[~np.isnan(rows).all(axis=1)]
-
-
-def _mean_over_assets(losses: np.ndarray) -> np.ndarray:
-    known = ~np.isnan(losses)
-    count = known.sum(axis=0)
-    return np.where(count > 0, np.where(known, losses, 0.0).sum(axis=0) / np.maximum(count, 1), np.nan)
