@@ -25,7 +25,7 @@ from cryptoml.data.lake import Lake
 from cryptoml.data.schema import CANDLES
 from cryptoml.data.synthetic import MarketConfig, synthetic_market
 from cryptoml.distributed.cluster import cluster
-from cryptoml.distributed.feature_lake import run_on_ray
+from cryptoml.distributed.features import run_on_ray
 from cryptoml.features.engineer import AdvancedFeatureEngineer
 from cryptoml.features.store import ItemStatus, WorkItem, build_feature_lake
 from cryptoml.features.store.build import ItemTask, RunItems

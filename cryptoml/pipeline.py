@@ -117,7 +117,7 @@ class Pipeline:
         panel = self.market.panel
 
         def build(folder: Path) -> None:
-            computed = self.stages.features(panel, self.config.features)
+            computed = self.stages.features(panel, self.config.features, self.run.scratch("features"))
             np.save(folder / "values.npy", computed.values)
             (folder / "names.json").write_text(json.dumps(computed.names))
 

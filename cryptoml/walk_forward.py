@@ -45,8 +45,8 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-def compute_features(panel: Panel, config: FeatureConfig) -> FeaturePanel:
-    """Compute all features of a panel, one symbol after the other."""
+def compute_features(panel: Panel, config: FeatureConfig, folder: str = "") -> FeaturePanel:
+    """Compute all features of a panel, one symbol after the other; nothing is kept in `folder`."""
     with progress_bar("features", "symbol", panel.num_assets) as bar:
         return build_features(panel, AdvancedFeatureEngineer(config), on_symbol=lambda _: bar.update())
 
@@ -66,7 +66,7 @@ def map_plainly(function: Callable[[_Item], _Result], items: Sequence[_Item]) ->
 class Stages:
     """How the heavy stages run: by default plainly, in this process."""
 
-    features: Callable[[Panel, FeatureConfig], FeaturePanel] = compute_features
+    features: Callable[[Panel, FeatureConfig, str], FeaturePanel] = compute_features
     sweep: Callable[[FoldData, MemberTask, SweepConfig], list[SweepTrial]] = run_sweep
     fit: Callable[[FoldData, Sequence[MemberTask], str], list[FittedMember]] = fit_members
     folds: Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]] = map_plainly

@@ -82,7 +82,7 @@ def _build(arguments: FeaturesArguments, engineer: AdvancedFeatureEngineer) -> F
     if arguments.engine == "local":
         return build()
     from cryptoml.distributed.cluster import cluster
-    from cryptoml.distributed.feature_lake import run_on_ray
+    from cryptoml.distributed.features import run_on_ray
 
     with cluster():
         return build(run=run_on_ray)

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
-from cryptoml.data.storage import Storage, open_storage
+from cryptoml.data.storage import Storage, folder_below, open_storage
 from cryptoml.errors import ConfigError
 
 __all__ = ["RunFolder", "publish_file"]
@@ -103,8 +103,7 @@ class RunFolder:
         if self._remote is None:
             (self.out / relative).mkdir(parents=True, exist_ok=True)
             return str(self.out / relative)
-        address, _, query = self._given.partition("?")
-        return f"{address.rstrip('/')}/{relative}" + (f"?{query}" if query else "")
+        return folder_below(self._given, relative)
 
     def upload(self, *names: str) -> None:
         """Copy outputs, files or folders, from this machine to a remote OUT; nothing to do for a local one."""

@@ -19,7 +19,7 @@ from pyarrow import fs
 
 from cryptoml.errors import ConfigError, DataError
 
-__all__ = ["Storage", "open_storage"]
+__all__ = ["Storage", "folder_below", "open_storage"]
 
 LOCK_NAME = ".lock"
 LOCK_TIMEOUT_SECONDS = 600.0
@@ -191,6 +191,12 @@ def open_storage(root: str | Path) -> Storage:
     bucket = parts.netloc.rpartition("@")[2]
     base = f"{bucket}{parts.path}".rstrip("/")
     return Storage(_s3_filesystem(parts.username, parts.password, dict(parse_qsl(parts.query))), base, f"s3://{base}")
+
+
+def folder_below(address: str | Path, name: str) -> str:
+    """Return the address of a folder below another, whose own may end in a query."""
+    given, mark, query = os.fspath(address).partition("?")
+    return f"{given.rstrip('/')}/{name}{mark}{query}"
 
 
 def _s3_filesystem(user: str | None, password: str | None, query: dict[str, str]) -> fs.S3FileSystem:

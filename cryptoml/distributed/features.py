@@ -1,89 +1,80 @@
-"""Shard feature engineering over symbols and time with Ray Data.
+"""Feature engineering over symbols and time with Ray Data: each work item is a row, each task reads and writes its own files.
 
-A work item is a symbol and a range of its bars; a task cuts the bars with the warm-up that the longest lookback needs
-and runs the plain `AdvancedFeatureEngineer.compute`. Features over the cross-section follow in a second pass over time
-ranges. By the feature contract the result equals the plain one for any chunk size.
+Nothing is shuffled, and neither candles nor features pass through the object store. Items come largest first and a task takes
+one, so a giant symbol is under way before the small ones fill the gaps. By the feature contract the result equals the plain
+one for any length of stretch.
 """
 
+from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
-import ray
 
+from cryptoml.data.lake import Lake
+from cryptoml.data.lake_panel import write_panel
 from cryptoml.data.panel import Panel
+from cryptoml.data.storage import folder_below
 from cryptoml.distributed.items import Row, map_items
 from cryptoml.errors import DataError
 from cryptoml.features.engineer import AdvancedFeatureEngineer, FeatureConfig, FeaturePanel
-from cryptoml.features.joins import bars_from_panel
-from cryptoml.features.market import market_from_panel
+from cryptoml.features.store import FeatureLakeReport, ItemStatus, WorkItem, read_feature_panel
+from cryptoml.features.store import build_feature_lake as build
+from cryptoml.features.store.build import CHUNK_BARS, ItemTask
 
-__all__ = ["build_features", "work_items"]
-
-CHUNK_BARS = 50_000
-MARKET_CHUNK_CELLS = 250_000
-
-Item = Row
+__all__ = ["build_feature_lake", "build_features", "run_on_ray"]
 
 
-def work_items(panel: Panel, chunk_bars: int = CHUNK_BARS) -> list[Item]:
-    """Return one item per symbol and stretch of its listed life, largest first, and one per stretch of the market."""
-    items = []
-    for row, symbol in enumerate(panel.symbols):
-        listed = np.flatnonzero(panel.present[row])
-        first, last = (int(listed[0]), int(listed[-1]) + 1) if len(listed) else (0, 0)
-        items += [_item(symbol, row, start, min(start + chunk_bars, last)) for start in range(first, last, chunk_bars)]
-    market_bars = max(MARKET_CHUNK_CELLS // panel.num_assets, 1_000)
-    items += [_item("", -1, start, min(start + market_bars, panel.num_bars)) for start in range(0, panel.num_bars, market_bars)]
-    return sorted(items, key=lambda item: item["start"] - item["stop"])
+def build_feature_lake(
+    lake: str | Path,
+    out: str | Path,
+    engineer: AdvancedFeatureEngineer,
+    *,
+    symbols: Sequence[str] = (),
+    chunk_bars: int = CHUNK_BARS,
+    retries: int = 1,
+) -> FeatureLakeReport:
+    """Bring a feature lake up to date on the connected cluster; see `cryptoml.features.store.build_feature_lake`.
+
+    Both lakes must be where every node reaches them: a shared folder or `s3://`.
+    """
+    return build(lake, out, engineer, symbols=symbols, chunk_bars=chunk_bars, retries=retries, run=run_on_ray)
 
 
-def _item(symbol: str, row: int, start: int, stop: int) -> Item:
-    return {"symbol": symbol, "row": row, "start": start, "stop": stop}
+def build_features(panel: Panel, config: FeatureConfig, folder: str | Path, *, chunk_bars: int = CHUNK_BARS) -> FeaturePanel:
+    """Compute all features of a panel on the cluster, through a lake of its candles and tables.
 
-
-def build_features(panel: Panel, config: FeatureConfig, *, chunk_bars: int = CHUNK_BARS) -> FeaturePanel:
-    """Compute all features of a panel on the cluster.
+    Args:
+        panel: Candles and tables.
+        config: The features.
+        folder: Where the lakes go, local or `s3://`; every node must reach it. A second call with the same panel goes on
+            where the first one stopped.
+        chunk_bars: Bars of one symbol per task and file.
 
     Raises:
-        DataError: A work item failed; the message names the symbol and the first error.
+        DataError: A work item failed; the message names the symbol and the error.
     """
-    engineer = AdvancedFeatureEngineer(config)
-    shared, own = ray.put(panel), len(engineer.features)
-    items = work_items(panel, chunk_bars)
-    values = np.full((panel.num_assets, panel.num_bars, len(engineer.names)), np.nan, dtype=np.float32)
-    left = {(item["row"], item["start"]): item for item in items}
-    for result in map_items(partial(_compute, shared=[shared], config=config), items, "features"):
-        if result["error"]:
-            raise DataError(f"features of {_named(result)}: {result['error']}")
-        bars = slice(result["start"], result["stop"])
-        if result["row"] < 0:
-            values[:, bars, own:] = result["values"]
-        else:
-            values[result["row"], bars, :own] = result["values"]
-        del left[result["row"], result["start"]]
-    if left:
-        raise DataError(f"features of {_named(next(iter(left.values())))}: the process that computed them kept dying")
-    return FeaturePanel(values, engineer.names, panel.symbols, panel.timestamps, panel.timeframe)
+    rows = np.flatnonzero(panel.present.any(axis=1))
+    listed, engineer = panel.select([panel.symbols[row] for row in rows]), AdvancedFeatureEngineer(config)
+    market, out = (folder_below(folder, f"{listed.fingerprint()[:16]}/{name}") for name in ("market", "features"))
+    write_panel(Lake(market), listed)
+    report = build_feature_lake(market, out, engineer, symbols=listed.symbols, chunk_bars=chunk_bars)
+    if report.failed:
+        raise DataError(f"features of {report.failed[0].symbol or 'the cross-section'}: {report.failed[0].error}")
+    found = read_feature_panel(out, panel.timeframe, listed.symbols)
+    if found.values.shape[:2] == panel.present.shape:
+        return found
+    values = np.full((*panel.present.shape, len(found.names)), np.nan, np.float32)
+    values[np.ix_(rows, panel.timestamps.get_indexer(found.timestamps))] = found.values
+    return FeaturePanel(values, found.names, panel.symbols, panel.timestamps, panel.timeframe)
 
 
-def _named(item: Item) -> str:
-    return item["symbol"] or "the cross-section"
+def run_on_ray(task: ItemTask, items: Sequence[WorkItem]) -> Iterator[ItemStatus]:
+    """Run a task on every item over the connected cluster; an item whose workers keep dying has no status."""
+    rows = [{"item": item.model_dump_json()} for item in items]
+    for row in map_items(partial(_run_row, task=task), rows, "features"):
+        yield ItemStatus.model_validate_json(row["status"])
 
 
-def _compute(item: Item, shared: list[ray.ObjectRef], config: FeatureConfig) -> Item:
-    """Compute one work item; an error comes back as text so that the other items go on."""
-    panel: Panel = ray.get(shared[0])
-    try:
-        values, error = _values(panel, item, AdvancedFeatureEngineer(config)), ""
-    except Exception as failure:
-        values, error = np.empty((0, 0), np.float32), f"{type(failure).__name__}: {failure}"
-    return {**item, "values": values, "error": error}
-
-
-def _values(panel: Panel, item: Item, engineer: AdvancedFeatureEngineer) -> np.ndarray:
-    start, stop = item["start"], item["stop"]
-    first = max(start - engineer.max_lookback + 1, 0)
-    part = panel.slice_time(first, stop)
-    if item["row"] < 0:
-        return engineer.compute_market(market_from_panel(part))[:, start - first :]
-    return engineer.compute(bars_from_panel(part, item["symbol"]))[start - first :]
+def _run_row(row: Row, task: ItemTask) -> Row:
+    return {"status": task(WorkItem.model_validate_json(row["item"])).model_dump_json()}

@@ -8,6 +8,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cryptoml.data.panel import Panel
+from cryptoml.data.storage import folder_below
 from cryptoml.distributed import features, training, tuning
 from cryptoml.features.engineer import FeatureConfig, FeaturePanel
 from cryptoml.pipeline import Stages
@@ -20,26 +21,34 @@ def ray_stages(storage: str | None = None, workers: training.WorkerConfig | None
     """Return the stages mapped over the connected cluster: Ray Data for features, Tune for the sweep, Train for members.
 
     Args:
-        storage: Folder for training checkpoints that all nodes reach, local or `s3://`; that of the run by default.
+        storage: Folder for features and training checkpoints that all nodes reach, local or `s3://`; that of the run by
+            default.
         workers: Resources of each member's training run.
         parallel_folds: Refits that run side by side; 1 refits in the caller's process, fold after fold.
     """
-    fit = partial(_fit, storage=storage, workers=workers)
-    stages = Stages(features=_features, sweep=tuning.run_sweep, fit=fit)
+    stages = Stages(
+        features=partial(_features, storage=storage),
+        sweep=tuning.run_sweep,
+        fit=partial(_fit, storage=storage, workers=workers),
+    )
     if parallel_folds == 1:
         return stages
     return Stages(stages.features, stages.sweep, stages.fit, partial(_map_folds, parallel_folds=parallel_folds))
 
 
-def _features(panel: Panel, config: FeatureConfig) -> FeaturePanel:
-    return features.build_features(panel, config)
+def _features(panel: Panel, config: FeatureConfig, folder: str, *, storage: str | None) -> FeaturePanel:
+    return features.build_features(panel, config, _place(folder, storage))
 
 
 def _fit(
     data: FoldData, tasks: Sequence[MemberTask], folder: str, *, storage: str | None, workers: training.WorkerConfig | None
 ) -> list[FittedMember]:
-    place = folder if storage is None else "/".join([storage.rstrip("/"), *folder.partition("?")[0].split("/")[-2:]])
-    return training.fit_members(data, tasks, place, workers=workers)
+    return training.fit_members(data, tasks, _place(folder, storage), workers=workers)
+
+
+def _place(folder: str, storage: str | None) -> str:
+    """Return the run's own folder, or its counterpart below `storage`."""
+    return folder if storage is None else folder_below(storage, "/".join(folder.partition("?")[0].split("/")[-2:]))
 
 
 def _map_folds(function: Callable[[Any], Any], folds: Sequence[Any], *, parallel_folds: int) -> list[Any]:

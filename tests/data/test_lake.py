@@ -33,6 +33,29 @@ def candles(start: str, periods: int, freq: str = "1h", offset: float = 0.0) -> 
     return pd.DataFrame({"timestamp": stamps, "open": price, "high": price + 1, "low": price - 1, "close": price, "volume": 5.0})
 
 
+class TestScan:
+    def test_gives_what_read_gives_in_bounded_batches(self, tmp_path: Path) -> None:
+        lake, count = Lake(tmp_path), 150_000
+        stamps = pd.date_range("2023-05-17 20:00", periods=count, freq="200ms", tz="UTC", unit="us")
+        rows = {"trade_id": np.arange(count), "price": 1.0, "size": np.arange(count) / 7, "is_buyer_taker": True}
+        lake.append(TRADES, {"symbol": "BTCUSDT"}, pd.DataFrame({"timestamp": stamps, "available_at": stamps, **rows}))
+        span = ("2023-05-17 21:00", "2023-05-18 04:00")
+        for columns in (None, ["size", "available_at"]):
+            parts = list(lake.scan(TRADES, {"symbol": "BTCUSDT"}, *span, columns))
+            assert max(map(len, parts)) <= 65_536
+            whole = lake.read(TRADES, {"symbol": "BTCUSDT"}, *span, columns)
+            pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), whole)
+            assert len(whole) == 7 * 3_600 * 5
+
+    def test_names_a_damaged_file_and_an_absent_partition(self, tmp_path: Path) -> None:
+        Lake(tmp_path).append(CANDLES, BTC, candles("2022-12-31", 48))
+        next(tmp_path.rglob("2023.parquet")).write_bytes(b"PAR1")
+        with pytest.raises(DataError, match=r"2023\.parquet is damaged"):
+            list(Lake(tmp_path).scan(CANDLES, BTC))
+        with pytest.raises(DataError, match="has no trades/symbol=BTCUSDT"):
+            next(Lake(tmp_path).scan(TRADES, {"symbol": "BTCUSDT"}))
+
+
 class TestAppend:
     def test_splits_years_and_reads_back_sorted(self, tmp_path: Path) -> None:
         lake, frame = Lake(tmp_path), candles("2022-12-31", 48)

@@ -88,32 +88,6 @@ def test_an_address_where_nothing_answers_is_named(monkeypatch: pytest.MonkeyPat
     assert "\n" not in str(caught.value)
 
 
-class TestWorkItems:
-    @pytest.mark.parametrize("chunk_bars", [1, 100, 333, 10_000])
-    def test_cover_each_listed_bar_of_each_symbol_once(self, panel: Panel, chunk_bars: int) -> None:
-        covered = np.zeros(panel.present.shape, dtype=int)
-        for item in features.work_items(panel, chunk_bars):
-            if item["row"] >= 0:
-                assert panel.symbols[item["row"]] == item["symbol"]
-                assert 0 < item["stop"] - item["start"] <= chunk_bars
-                covered[item["row"], item["start"] : item["stop"]] += 1
-        assert (covered[panel.present] == 1).all()
-        assert covered[1, :137].sum() == covered[2, 700:].sum() == 0
-
-    def test_cover_the_cross_section_once_and_start_with_the_largest(self, panel: Panel) -> None:
-        items = features.work_items(panel, 100)
-        market = sorted((item["start"], item["stop"]) for item in items if item["row"] < 0)
-        assert [bar for start, stop in market for bar in range(start, stop)] == list(range(NUM_BARS))
-        lengths = [item["stop"] - item["start"] for item in items]
-        assert lengths == sorted(lengths, reverse=True)
-
-    def test_a_symbol_without_a_bar_needs_no_work(self, panel: Panel) -> None:
-        candles = panel.candles.copy()
-        candles[1] = np.nan
-        items = features.work_items(replace(panel, candles=candles), 100)
-        assert "ETHUSDT" not in {item["symbol"] for item in items}
-
-
 def assert_same_weights(left: FittedMember, right: FittedMember) -> None:
     assert left.weights.keys() == right.weights.keys()
     for name in left.weights:
@@ -127,16 +101,34 @@ def assert_same_weights(left: FittedMember, right: FittedMember) -> None:
 @pytest.mark.usefixtures("ray_cluster", "one_thread")
 class TestParity:
     @pytest.mark.parametrize("chunk_bars", [250, 10_000])
-    def test_features(self, panel: Panel, chunk_bars: int) -> None:
+    def test_features(self, panel: Panel, tmp_path: Path, chunk_bars: int) -> None:
         config = FeatureConfig(categories=("price", "time", "onchain", "cross_exchange", "cross_section"))
         plain = build_features(panel, AdvancedFeatureEngineer(config))
-        found = features.build_features(panel, config, chunk_bars=chunk_bars)
+        found = features.build_features(panel, config, tmp_path, chunk_bars=chunk_bars)
         assert (found.names, found.symbols, found.timeframe) == (plain.names, plain.symbols, plain.timeframe)
         np.testing.assert_allclose(found.values, plain.values, rtol=1e-6, atol=1e-7)
 
-    def test_a_failed_item_names_its_symbol(self, panel: Panel) -> None:
-        with pytest.raises(DataError, match=r"features of .*: DataError: timeframe must be '4h'"):
-            features.build_features(panel, FeatureConfig(timeframe="4h", categories=("price",)))
+    def test_features_of_a_symbol_without_a_bar_and_of_bars_without_a_symbol(self, panel: Panel, tmp_path: Path) -> None:
+        candles = panel.candles.copy()
+        candles[1] = np.nan
+        candles[:, -5:] = np.nan
+        thinned, config = replace(panel, candles=candles), FeatureConfig(categories=("price", "cross_section"))
+        found = features.build_features(thinned, config, tmp_path)
+        assert found.timestamps.equals(panel.timestamps)
+        plain = build_features(thinned, AdvancedFeatureEngineer(config))
+        np.testing.assert_allclose(found.values, plain.values, rtol=1e-6, atol=1e-7)
+
+    def test_features_begun_by_a_driver_that_died_are_not_computed_again(self, panel: Panel, tmp_path: Path) -> None:
+        config = FeatureConfig(categories=("price",))
+        features.build_features(panel, config, tmp_path)
+        files = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("features/**/*.parquet")}
+        features.build_features(panel, config, tmp_path)
+        assert files == {file: file.stat().st_mtime_ns for file in tmp_path.rglob("features/**/*.parquet")}
+        assert len(files) == 3
+
+    def test_a_failed_item_names_its_symbol(self, panel: Panel, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="no candles of timeframe '4h'"):
+            features.build_features(panel, FeatureConfig(timeframe="4h", categories=("price",)), tmp_path)
 
     def test_members(self, tmp_path: Path, fold_data: FoldData, tasks: list[MemberTask]) -> None:
         found = training.fit_members(fold_data, tasks, str(tmp_path))

@@ -12,9 +12,10 @@ import pyarrow.dataset
 import pytest
 
 from cryptoml.data.lake import Lake
+from cryptoml.data.lake_panel import write_panel
 from cryptoml.data.loading import load_panel
 from cryptoml.data.panel import Panel
-from cryptoml.data.schema import CANDLES, ONCHAIN, TABLES, VENUE_CANDLES
+from cryptoml.data.schema import CANDLES, TRADES, VENUE_CANDLES
 from cryptoml.data.synthetic import MarketConfig, synthetic_market
 from cryptoml.errors import ConfigError, DataError
 from cryptoml.features.contract import Bars, feature
@@ -27,25 +28,29 @@ FEW = AdvancedFeatureEngineer({"include": ("momentum_rsi_14", "price_log_return_
 NUM_BARS = 2_600
 
 
-def write_panel(folder: Path, panel: Panel) -> Path:
+def stored(folder: Path, panel: Panel) -> Path:
     """Write candles and tables of a panel to a lake."""
-    lake = Lake(folder)
-    for symbol in panel.symbols:
-        lake.append(CANDLES, {"timeframe": "1h", "symbol": symbol}, panel.frame(symbol).astype({"num_trades": "Int64"}))
-    for name, frames in panel.tables.items():
-        for key, frame in frames.items():
-            venue, _, market = key.rpartition(":")
-            partition = {"asset": key} if name == ONCHAIN.name else {"symbol": market}
-            partition |= {"venue": venue, "timeframe": "1h"} if name == VENUE_CANDLES.name else {}
-            lake.append(TABLES[name], partition, frame)
+    write_panel(Lake(folder), panel)
     return folder
+
+
+def trades_of(panel: Panel, symbol: str, per_bar: int = 3) -> pd.DataFrame:
+    """A few trades within every bar of the panel, one of them at its close."""
+    rng = np.random.default_rng(1)
+    within = (np.linspace(0.3, 1.0, per_bar) * 3.6e9).astype(np.int64)
+    known = (panel.timestamps.as_unit("us").asi8[:, None] + within).ravel()
+    stamps = pd.DatetimeIndex(known.view("datetime64[us]"), tz="UTC")
+    flow = {"size": rng.lognormal(0, 1, len(stamps)), "is_buyer_taker": rng.random(len(stamps)) > 0.5}
+    price = float(np.nanmean(panel.field("close")[panel.index_of(symbol)]))
+    return pd.DataFrame({"timestamp": stamps, "available_at": stamps, "trade_id": np.arange(len(stamps)), "price": price, **flow})
 
 
 @pytest.fixture(scope="module")
 def full_panel() -> Panel:
-    """Three symbols with tables: one listed late, one with a gap and delisted early."""
+    """Three symbols with tables, two with single trades: one listed late, one with a gap and delisted early."""
     panel = synthetic_market(MarketConfig(num_assets=3, num_bars=NUM_BARS, orderbook_assets=1)).panel
-    candles = panel.candles.copy()
+    trades = {symbol: trades_of(panel, symbol) for symbol in panel.symbols[:2]}
+    panel, candles = replace(panel, tables={**panel.tables, "trades": trades}), panel.candles.copy()
     candles[1, :900] = np.nan
     candles[2, 400:430] = np.nan
     candles[2, 2_000:] = np.nan
@@ -54,7 +59,7 @@ def full_panel() -> Panel:
 
 @pytest.fixture(scope="module")
 def full_lake(full_panel: Panel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_panel(tmp_path_factory.mktemp("lake"), full_panel)
+    return stored(tmp_path_factory.mktemp("lake"), full_panel)
 
 
 @pytest.fixture
@@ -62,7 +67,7 @@ def lake(tmp_path: Path) -> Path:
     """Candles of three symbols over a turn of the year, files an hour old."""
     start = pd.Timestamp("2022-12-15", tz="UTC")
     panel = synthetic_market(MarketConfig(num_assets=3, num_bars=800, with_tables=False, start=start)).panel
-    return aged(write_panel(tmp_path / "lake", panel))
+    return aged(stored(tmp_path / "lake", panel))
 
 
 def aged(folder: Path) -> Path:
@@ -86,6 +91,9 @@ class TestParity:
     def test_equals_the_plain_features_of_every_category(self, full_lake: Path, tmp_path: Path, chunk_bars: int) -> None:
         engineer = AdvancedFeatureEngineer()
         plain = build_features(load_panel(full_lake).panel, engineer)
+        traded = [plain.symbols.index(symbol) for symbol in ("BTCUSDT", "ETHUSDT")]
+        flow = plain.values[traded, 1_000:, plain.names.index("microstructure_trade_flow_imbalance")]
+        assert np.isfinite(flow).all()
         assert not build_feature_lake(full_lake, tmp_path, engineer, chunk_bars=chunk_bars).failed
         stored = read_feature_panel(tmp_path)
         assert (stored.names, stored.symbols, stored.timeframe) == (plain.names, plain.symbols, plain.timeframe)
@@ -105,7 +113,7 @@ class TestParity:
         candles = panel.candles.copy()
         candles[[1, 2, 7], :9_000] = np.nan
         candles[17, 300:] = np.nan
-        folder = write_panel(tmp_path / "lake", replace(panel, candles=candles))
+        folder = stored(tmp_path / "lake", replace(panel, candles=candles))
         engineer = AdvancedFeatureEngineer({"include": ("cross_section_peer_lead_*", "cross_section_leader_*", "time_hour_sin")})
         build_feature_lake(folder, tmp_path / "out", engineer)
         assert_close(read_feature_panel(tmp_path / "out").values, build_features(load_panel(folder).panel, engineer).values)
@@ -124,6 +132,21 @@ class TestParity:
         build_feature_lake(lake, tmp_path / "out", engineer, symbols=[other])
         found = read_features(tmp_path / "out", other).filter(like="triang")
         assert found.notna().to_numpy().mean() > 0.5
+
+    def test_the_triangle_of_the_own_venue(self, full_lake: Path, full_panel: Panel, tmp_path: Path) -> None:
+        bitcoin, other = full_panel.frame("BTCUSDT"), full_panel.symbols[1]
+        lake = Lake(shutil.copytree(full_lake, tmp_path / "lake"))
+        pair = bitcoin.assign(**{name: 0.05 * bitcoin[name] / bitcoin["close"] for name in ("open", "high", "low", "close")})
+        lake.append(CANDLES, {"timeframe": "1h", "symbol": f"{other.removesuffix('USDT')}BTC"}, pair)
+        engineer = AdvancedFeatureEngineer({"include": ("cross_exchange_triangular", "cross_section_rank_return_1h")})
+        build_feature_lake(lake, tmp_path / "out", engineer, symbols=[other])
+        found = read_features(tmp_path / "out", other)["cross_exchange_triangular"].iloc[1:]
+        both = full_panel.field("close")[:2, -len(found) :]
+        np.testing.assert_allclose(found, 1e4 * np.log(0.05 * both[0] / both[1]), rtol=1e-5)
+        for symbols in ([other], None):
+            panel = load_panel(tmp_path / "lake", symbols=symbols).panel
+            plain = build_features(panel, engineer).values[panel.index_of(other), -len(found) :, 0]
+            np.testing.assert_allclose(found, plain, rtol=1e-6)
 
 
 class TestUpToDate:
@@ -154,6 +177,25 @@ class TestUpToDate:
         built = table[table["outcome"] == "built"]
         assert built["symbol"].tolist() == ["(cross-section)", panel.symbols[0]]
         assert_close(read_feature_panel(tmp_path / "out").values, build_features(load_panel(lake).panel, FEW).values)
+
+    def test_a_new_day_of_trades_is_read_by_the_last_stretch_only(self, lake: Path, tmp_path: Path) -> None:
+        panel, engineer = load_panel(lake).panel, AdvancedFeatureEngineer({"include": ("microstructure_trade_flow_imbalance",)})
+        trades, run = trades_of(panel, "BTCUSDT"), []
+        days = trades["timestamp"].dt.floor("D")
+        Lake(lake).append(TRADES, {"symbol": "BTCUSDT"}, trades[days < days.max()])
+        build_feature_lake(aged(lake), tmp_path / "out", engineer, chunk_bars=300)
+        Lake(lake).append(TRADES, {"symbol": "BTCUSDT"}, trades)
+
+        def watch(task: ItemTask, items: list[WorkItem]):
+            run.extend(items)
+            return run_here(task, items)
+
+        report = build_feature_lake(lake, tmp_path / "out", engineer, chunk_bars=300, run=watch)
+        assert [(item.symbol, item.stop) for item in run] == [("BTCUSDT", panel.timestamps[-1] + pd.Timedelta(hours=1))]
+        assert outcomes(report) == {"kept": len(report.statuses) - 1, "built": 1}
+        plain = build_features(load_panel(lake).panel, engineer)
+        assert np.isfinite(plain.values[panel.index_of("BTCUSDT")]).all()
+        assert_close(read_feature_panel(tmp_path / "out").values, plain.values)
 
     def test_a_revised_bar_is_computed_again_where_it_is_seen(self, lake: Path, tmp_path: Path) -> None:
         build_feature_lake(lake, tmp_path / "out", FEW, chunk_bars=300)

@@ -25,6 +25,7 @@ __all__ = ["CHUNK_BARS", "FeatureLakeReport", "ItemTask", "RunItems", "build_fea
 
 CHUNK_BARS = 50_000
 BOOK_SECONDS = 5.0
+BOOK_SHARE = 20.0  # of the time goes 1 part in so many into writing books
 
 ItemTask = Callable[[WorkItem], ItemStatus]
 RunItems = Callable[[ItemTask, Sequence[WorkItem]], Iterable[ItemStatus]]
@@ -71,17 +72,19 @@ class _Books:
     path: str
     entries: dict[str, ItemStatus]
     run: dict[str, ItemStatus] = field(default_factory=dict)
-    written: float = 0.0
+    next_write: float = 0.0
 
     def add(self, status: ItemStatus) -> None:
         attempts = self.run[status.path].attempts + 1 if status.path in self.run else status.attempts
         self.entries[status.path] = self.run[status.path] = status.model_copy(update={"attempts": attempts})
-        if time.monotonic() - self.written > BOOK_SECONDS:
+        if time.monotonic() > self.next_write:
             self.write()
 
     def write(self) -> None:
+        begun = time.monotonic()
         write_manifest(self.storage, self.path, self.entries)
-        self.written = time.monotonic()
+        took = time.monotonic() - begun
+        self.next_write = begun + took + max(BOOK_SECONDS, BOOK_SHARE * took)
 
 
 def build_feature_lake(
@@ -129,12 +132,12 @@ def build_feature_lake(
 
 
 def _chosen(files: LakeFiles, symbols: Sequence[str]) -> list[str]:
+    if not files.symbols:
+        raise DataError(f"{files.lake} holds no candles of timeframe {files.timeframe!r}")
     wished = list(dict.fromkeys(normalise_symbol(symbol) for symbol in symbols))
     absent = [symbol for symbol in wished if symbol not in files.symbols]
     if absent:
         raise DataError(f"{files.lake} has no {files.timeframe} candles of symbol {absent[0]}, has {files.symbols}")
-    if not files.symbols:
-        raise DataError(f"{files.lake} holds no candles of timeframe {files.timeframe!r}")
     return wished or files.symbols
 
 

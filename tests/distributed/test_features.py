@@ -15,7 +15,7 @@ from cryptoml.data.loading import load_panel
 from cryptoml.data.schema import CANDLES
 from cryptoml.data.synthetic import MarketConfig, synthetic_market
 from cryptoml.distributed.cluster import cluster
-from cryptoml.distributed.feature_lake import build_feature_lake, run_on_ray
+from cryptoml.distributed.features import build_feature_lake, run_on_ray
 from cryptoml.features.contract import Bars, feature
 from cryptoml.features.engineer import AdvancedFeatureEngineer, build_features
 from cryptoml.features.store import build_feature_lake as build_here
