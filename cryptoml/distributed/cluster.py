@@ -9,7 +9,7 @@ import ray
 
 from cryptoml.errors import ConfigError
 
-__all__ = ["cluster", "num_slots"]
+__all__ = ["cluster"]
 
 LOCAL_OBJECT_STORE_BYTES = 1 << 30
 
@@ -70,12 +70,3 @@ def _quieten() -> None:
     for handler in logging.getLogger(ray.data.__name__).handlers:
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
             handler.setLevel(logging.ERROR)
-
-
-def num_slots(cpus_per_task: float, gpus_per_task: float = 0.0) -> int:
-    """Return how many tasks of that size the cluster can hold at once, at least one."""
-    resources = ray.cluster_resources()
-    slots = resources.get("CPU", 1.0) / max(cpus_per_task, 1e-3)
-    if gpus_per_task:
-        slots = min(slots, resources.get("GPU", 0.0) / gpus_per_task)
-    return max(1, int(slots))

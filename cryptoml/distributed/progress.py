@@ -1,5 +1,6 @@
 """One progress bar on the driver, fed from workers anywhere."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,17 +28,21 @@ class _Counter:
 
 
 def epoch_counter() -> Any:
-    """Start the actor whose `tick` workers call after each epoch."""
-    return ray.remote(num_cpus=0)(_Counter).remote()
+    """Start the actor whose `tick` workers call after each epoch; None where nobody watches."""
+    return ray.remote(num_cpus=0)(_Counter).remote() if sys.stderr.isatty() else None
 
 
 @contextmanager
 def epoch_progress(counter: Any, total_epochs: int, label: str) -> Iterator[Callable[[], None]]:
-    """Give a function that brings the bar up to date; early stopping may end before the total."""
-    with tqdm(total=total_epochs, desc=label, unit="epoch", disable=None, leave=False) as bar:
+    """Give a function that brings the bar up to date; early stopping may end before the total.
+
+    Without a counter there is no bar.
+    """
+    with tqdm(total=total_epochs, desc=label, unit="epoch", disable=counter is None, leave=False) as bar:
 
         def refresh() -> None:
-            bar.update(ray.get(counter.count.remote()) - bar.n)
+            if counter is not None:
+                bar.update(ray.get(counter.count.remote()) - bar.n)
 
         yield refresh
 

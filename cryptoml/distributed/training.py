@@ -1,43 +1,72 @@
 """Fit the members of an ensemble side by side, one Ray Train run each.
 
-The fold's arrays lie once in the object store and reach workers without a copy. Run names are deterministic: the same
-submission on the same storage resumes each run from its last checkpoint.
+The fold's arrays lie once in the object store of each node and reach workers without a copy. The name of a run covers
+all that decides its result, so the same submission on the same storage resumes each run from its last checkpoint, and a
+changed one starts anew.
+
+A member of one worker trains inside the task that drives its run: one process instead of seven, and a third of the
+start-up. Several workers form a group that Ray Train places, connects (gloo or NCCL) and restarts.
 """
 
+import logging
 import tempfile
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from ray import train
-from ray.train.torch import TorchTrainer, prepare_model
+from ray.train.torch import TorchConfig, TorchTrainer
 
-from cryptoml.distributed.cluster import num_slots
+from cryptoml.data.storage import open_storage
+from cryptoml.distributed.member_store import MemberStore, require_writable
 from cryptoml.distributed.progress import epoch_counter, epoch_progress
-from cryptoml.errors import CryptomlError
+from cryptoml.distributed.resources import slots_for
+from cryptoml.errors import ConfigError, CryptomlError
 from cryptoml.training.config import EpochEnd
-from cryptoml.training.member import FittedMember, FoldData, MemberTask, fit_member, load_fitted, save_fitted
+from cryptoml.training.identity import data_fingerprint, fit_key
+from cryptoml.training.member import FittedMember, FoldData, MemberTask, fit_member
+from cryptoml.training.worker_config import WorkerConfig
 
-__all__ = ["WorkerConfig", "fit_members"]
+__all__ = ["WorkerConfig", "fit_members", "run_names"]
 
-FITTED = "fitted.safetensors"
+logger = logging.getLogger(__name__)
+
 POLL_SECONDS = 1.0
+KEY_LENGTH = 16
 
 
-class WorkerConfig(BaseModel):
-    """What each member's training run may use."""
+@dataclass(frozen=True)
+class _Run:
+    """One member on its way.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Attributes:
+        name: Of the run, and of its folder.
+        folder: Storage of all runs.
+        shared: The fold, as a list so that Ray passes the reference on instead of fetching the arrays.
+        failures: How often its worker was lost so far.
+    """
 
-    num_workers: int = Field(1, ge=1, description="Data-parallel workers of one member")
-    cpus: float = Field(1.0, gt=0, description="CPUs of one worker")
-    gpus: float = Field(0.0, ge=0, description="GPUs of one worker; a fraction shares one")
-    max_failures: int = Field(2, ge=0, description="Worker failures from which one run recovers")
-    max_concurrent: int | None = Field(None, ge=1, description="Members fitted at once; None is as many as the cluster holds")
+    task: MemberTask
+    name: str
+    folder: str
+    workers: WorkerConfig
+    shared: tuple[ray.ObjectRef, ...] = ()
+    counter: Any = None
+    failures: int = 0
+
+    @property
+    def store(self) -> MemberStore:
+        return MemberStore(self.folder, self.name)
+
+
+def run_names(data: FoldData, tasks: Sequence[MemberTask], num_workers: int = 1) -> list[str]:
+    """Return the names of the members' runs: that of the task, and a key of everything that decides the result."""
+    fingerprint = data_fingerprint(data)
+    return [f"{task.name}-{fit_key(task, fingerprint, num_workers)[:KEY_LENGTH]}" for task in tasks]
 
 
 def fit_members(
@@ -45,86 +74,172 @@ def fit_members(
 ) -> list[FittedMember]:
     """Fit all tasks on the cluster, as many at once as it holds; results in the order of `tasks`.
 
+    A member that an earlier submission has finished on the same storage is read, not fitted again.
+
     Args:
         data: The fold, shared by all tasks.
         tasks: Members to fit; their names must differ.
-        folder: Where runs keep their checkpoints, local or `s3://`; all nodes must reach it.
+        folder: Where runs keep checkpoints and fitted members, local or `s3://`; all nodes must reach it.
         workers: Resources of each run.
 
     Raises:
-        CryptomlError: A member failed more often than `max_failures`.
+        ConfigError: Before anything starts: names repeat, the storage cannot be written, or the cluster can never hold one run.
+        CryptomlError: A member cannot be fitted, or lost its worker more often than `max_failures`. What its data or its
+            settings are to blame for is raised at once, as a `DataError` or `ConfigError`. Checkpoints stay.
     """
-    workers, shared, counter = workers or WorkerConfig(), ray.put(data), epoch_counter()
-    slots = num_slots(workers.cpus * workers.num_workers, workers.gpus * workers.num_workers)
-    slots = min(slots, workers.max_concurrent or slots)
-    queue, running, fitted = deque(tasks), dict[Any, MemberTask](), dict[str, FittedMember]()
-    with epoch_progress(counter, sum(task.training.max_epochs for task in tasks), "members") as refresh:
-        while queue or running:
-            while queue and len(running) < slots:
-                task = queue.popleft()
-                running[_run.remote([shared], task, folder, workers, counter)] = task
-            for run in ray.wait(list(running), timeout=POLL_SECONDS)[0]:
-                task = running.pop(run)
-                fitted[task.name] = _result(run, task.name)
-            refresh()
-    return [fitted[task.name] for task in tasks]
+    workers = workers or WorkerConfig()
+    names = [task.name for task in tasks]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"tasks must have different names, were {names}")
+    require_writable(folder)
+    slots = slots_for(workers, len(tasks))
+    workers = workers.model_copy(update={"cpus": slots.cpus})
+    runs = [
+        _Run(task, name, folder, workers) for task, name in zip(tasks, run_names(data, tasks, workers.num_workers), strict=True)
+    ]
+    fitted = {run.name: found for run in runs if (found := run.store.fitted()) is not None}
+    missing = [run for run in runs if run.name not in fitted]
+    if missing:
+        fitted |= _fit_all(data, missing, slots.count)
+    return [fitted[run.name] for run in runs]
 
 
-def _result(run: ray.ObjectRef, name: str) -> FittedMember:
+def _fit_all(data: FoldData, runs: Sequence[_Run], slots: int) -> dict[str, FittedMember]:
+    """Keep `slots` runs going until all are done; an error or Ctrl-C ends those that go."""
+    counter, shared = epoch_counter(), (ray.put(data),)
+    queue = deque(replace(run, shared=shared, counter=counter) for run in runs)
+    running, fitted = dict[ray.ObjectRef, _Run](), dict[str, FittedMember]()
+    with epoch_progress(counter, sum(run.task.training.max_epochs for run in runs), "members") as refresh:
+        try:
+            while queue or running:
+                while queue and len(running) < slots:
+                    run = queue.popleft()
+                    run.store.announce()
+                    running[_start(run)] = run
+                for done in ray.wait(list(running), timeout=POLL_SECONDS)[0]:
+                    run = running.pop(done)
+                    result = _result(done, run)
+                    if result is None:
+                        queue.appendleft(replace(run, failures=run.failures + 1))
+                    else:
+                        fitted[run.name] = result
+                refresh()
+        finally:
+            for task, run in running.items():
+                ray.cancel(task, force=run.workers.num_workers == 1)
+    return fitted
+
+
+def _result(done: ray.ObjectRef, run: _Run) -> FittedMember | None:
+    """Return what a run gave, or None where it lost its worker and may go on from its last checkpoint."""
     try:
-        return ray.get(run)
+        fitted = ray.get(done)
     except ray.exceptions.RayError as error:
-        cause = str(getattr(error, "cause", None) or error).strip() or type(error).__name__
-        raise CryptomlError(f"member {name} could not be fitted: {cause.splitlines()[-1]}") from error
+        cause = _own_error(error)
+        if cause is not None:
+            raise type(cause)(f"member {run.task.name} could not be fitted: {cause}") from error
+        reason, spent = _last_line(error), isinstance(getattr(error, "cause", None), train.WorkerGroupError)
+        if spent or run.failures >= run.workers.max_failures:
+            raise CryptomlError(f"member {run.task.name} could not be fitted: {reason}") from error
+        logger.warning("member %s goes on from its last checkpoint after: %s", run.task.name, reason)
+        return None
+    if not run.workers.keep_checkpoints:
+        run.store.remove_checkpoint()
+    logger.info("member %s: validation loss %.4f after %.0f s", run.task.name, fitted.validation_loss, fitted.seconds)
+    return fitted
 
 
-@ray.remote(num_cpus=0.01)
-def _run(shared: list[ray.ObjectRef], task: MemberTask, folder: str, workers: WorkerConfig, counter: Any) -> FittedMember:
-    """Drive one Train run; `shared` is a list so that Ray passes the reference on instead of fetching the arrays."""
-    trainer = TorchTrainer(
+def _own_error(error: BaseException | None) -> CryptomlError | None:
+    """Return the error of the user's making inside what Ray and Ray Train wrap around it."""
+    if error is None or (isinstance(error, CryptomlError) and not isinstance(error, ray.exceptions.RayError)):
+        return error
+    inner = [getattr(error, "cause", None), getattr(error, "controller_failure", None)]
+    inner += getattr(error, "worker_failures", {}).values()
+    return next((found for one in inner if (found := _own_error(one)) is not None), None)
+
+
+def _last_line(error: BaseException) -> str:
+    text = str(getattr(error, "cause", None) or error).strip() or type(error).__name__
+    return text.splitlines()[-1]
+
+
+def _start(run: _Run) -> ray.ObjectRef:
+    workers = run.workers
+    alone = {"num_cpus": workers.cpus, "num_gpus": workers.gpus} if workers.num_workers == 1 else {}
+    return _drive.options(name=f"member {run.task.name}", **alone).remote(run)
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _drive(run: _Run) -> FittedMember:
+    """Drive one Train run to its end."""
+    _trainer(run).fit()
+    fitted = run.store.fitted()
+    assert fitted is not None
+    return fitted
+
+
+def _trainer(run: _Run) -> TorchTrainer:
+    workers, storage = run.workers, open_storage(run.folder)
+    resources = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
+    return TorchTrainer(
         _work,
-        train_loop_config={"shared": shared, "task": task, "counter": counter},
+        train_loop_config={"run": run},
+        torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo"),
         scaling_config=train.ScalingConfig(
-            num_workers=workers.num_workers,
+            num_workers=workers.num_workers if workers.num_workers > 1 else 0,  # 0 is Train's word for "in this process"
             use_gpu=workers.gpus > 0,
-            resources_per_worker={"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {}),
+            resources_per_worker=resources,
         ),
         run_config=train.RunConfig(
-            name=task.name,
-            storage_path=folder,
+            name=run.name,
+            storage_path=storage.base,
+            storage_filesystem=storage.filesystem,
             failure_config=train.FailureConfig(max_failures=workers.max_failures),
-            checkpoint_config=train.CheckpointConfig(num_to_keep=2),
+            callbacks=[_NoSecondTry()],  # type: ignore[list-item]
         ),
     )
-    result = trainer.fit()
-    assert result.checkpoint is not None
-    with result.checkpoint.as_directory() as checkpoint:
-        return load_fitted(Path(checkpoint) / FITTED)
+
+
+class _NoSecondTry(train.UserCallback):
+    """Ends a run at once when data or settings are to blame: what fails there fails again."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Raise the error of the user's making, which Ray Train does not retry."""
+        for error in worker_exceptions.values():
+            if isinstance(error, CryptomlError):
+                raise error
 
 
 def _work(config: dict[str, Any]) -> None:
-    """Fit on one worker: the plain function, reporting each epoch's checkpoint to Ray Train."""
-    task: MemberTask = config["task"]
-    torch.set_num_threads(1)
+    """Fit on one worker: the plain function, publishing each epoch's checkpoint.
+
+    Nothing is reported to Ray Train: a report of several workers waits for its controller's next look, two seconds an epoch.
+    """
+    run: _Run = config["run"]
+    store, context = run.store, train.get_context()
+    store.require_visible()
+    torch.set_num_threads(run.workers.threads)
+    device = train.torch.get_device() if run.workers.gpus else torch.device("cpu")
+    rank = context.get_world_rank()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        latest = train.get_checkpoint()
-        if latest is not None:
-            latest.to_directory(folder)
+        if rank == 0:
+            store.fetch_checkpoint(Path(scratch))
 
         def report(event: EpochEnd) -> None:
-            checkpoint = train.Checkpoint.from_directory(folder) if event.checkpoint is not None else None
-            train.report(event.metrics, checkpoint=checkpoint)
-            config["counter"].tick.remote()
+            if event.checkpoint is not None:
+                store.publish_checkpoint(event.checkpoint)
+            if rank == 0 and run.counter is not None:
+                run.counter.tick.remote()
 
         fitted = fit_member(
-            ray.get(config["shared"][0]),
-            task,
-            checkpoint_dir=folder,
+            ray.get(run.shared[0]),
+            run.task,
+            checkpoint_dir=Path(scratch),
             on_epoch_end=report,
-            prepare_model=prepare_model,
-            device=train.torch.get_device(),
+            device=device,
             progress=False,
+            rank=rank,
+            world_size=context.get_world_size(),
         )
-        save_fitted(folder / FITTED, fitted)
-        train.report({"val_loss": fitted.validation_loss}, checkpoint=train.Checkpoint.from_directory(folder))
+    if rank == 0:
+        store.publish_fitted(fitted)

@@ -17,8 +17,8 @@ from ray import tune
 from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 
-from cryptoml.distributed.cluster import num_slots
 from cryptoml.distributed.progress import SweepProgress
+from cryptoml.distributed.resources import num_slots
 from cryptoml.errors import CryptomlError
 from cryptoml.training.member import FoldData, MemberTask
 from cryptoml.training.search_space import SearchSpace
@@ -46,7 +46,7 @@ def run_sweep(data: FoldData, task: MemberTask, config: SweepConfig, *, cpus_per
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"CPU": cpus_per_trial}),
             tune_config=tune.TuneConfig(
-                search_alg=ConcurrencyLimiter(search, max_concurrent=num_slots(cpus_per_trial)),
+                search_alg=ConcurrencyLimiter(search, max_concurrent=max(1, num_slots(cpus_per_trial))),
                 num_samples=config.num_trials,
                 reuse_actors=True,
             ),

@@ -1,27 +1,23 @@
 """Ray maps the plain functions: features, fits and sweeps come out the same on a cluster as in one process."""
 
-import shutil
-import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from cryptoml.data.panel import Panel
 from cryptoml.data.splits import walk_forward
 from cryptoml.data.synthetic import MarketConfig, synthetic_market
-from cryptoml.distributed import features, training, tuning
-from cryptoml.distributed.cluster import cluster, num_slots
+from cryptoml.distributed import features, tuning
+from cryptoml.distributed.cluster import cluster
 from cryptoml.distributed.stages import ray_stages
 from cryptoml.errors import ConfigError, CryptomlError, DataError
 from cryptoml.features.engineer import AdvancedFeatureEngineer, FeatureConfig, build_features
 from cryptoml.features.targets import TargetConfig, make_targets
 from cryptoml.pipeline import open_market, run_pipeline
 from cryptoml.training.config import TrainingConfig
-from cryptoml.training.member import FittedMember, FoldData, MemberConfig, MemberTask, fit_member
+from cryptoml.training.member import FoldData, MemberConfig, MemberTask
 from cryptoml.training.sweep import SweepConfig, run_trial
 from tests.tiny import tiny_experiment
 
@@ -29,18 +25,6 @@ NUM_BARS, LOOKBACK = 900, 8
 TARGETS = TargetConfig(
     horizons=(1, 4), primary_horizon=4, volatility_halflife_bars=12, minimum_history_bars=12, long_run_halflife_bars=24
 )
-
-
-@pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[None]:
-    """A private cluster of two CPUs; its folder has a short path, as sockets need."""
-    folder = tempfile.mkdtemp(prefix="r", dir="/tmp")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.delenv("RAY_ADDRESS", raising=False)
-        patched.setenv("RAY_TMPDIR", folder)
-        with cluster(num_cpus=2):
-            yield
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -72,28 +56,11 @@ def tasks(fold_data: FoldData) -> list[MemberTask]:
     return [member.task(fold_data, loop, LOOKBACK) for member in members]
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """The workers of the cluster compute with one thread each; sums come out the same only with as many."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_an_address_where_nothing_answers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "nonsense")
     with pytest.raises(ConfigError, match="RAY_ADDRESS 'nonsense'") as caught, cluster():
         pass
     assert "\n" not in str(caught.value)
-
-
-def assert_same_weights(left: FittedMember, right: FittedMember) -> None:
-    assert left.weights.keys() == right.weights.keys()
-    for name in left.weights:
-        np.testing.assert_allclose(left.weights[name], right.weights[name], atol=1e-6, err_msg=name)
-    assert left.validation_loss == pytest.approx(right.validation_loss, abs=1e-6)
-    assert left.history["val_loss"] == pytest.approx(right.history["val_loss"], abs=1e-6)
 
 
 @pytest.mark.slow
@@ -130,22 +97,6 @@ class TestParity:
         with pytest.raises(DataError, match="no candles of timeframe '4h'"):
             features.build_features(panel, FeatureConfig(timeframe="4h", categories=("price",)), tmp_path)
 
-    def test_members(self, tmp_path: Path, fold_data: FoldData, tasks: list[MemberTask]) -> None:
-        found = training.fit_members(fold_data, tasks, str(tmp_path))
-        assert [member.name for member in found] == ["tcn", "other"]
-        for member, task in zip(found, tasks, strict=True):
-            assert_same_weights(member, fit_member(fold_data, task))
-        again = training.fit_members(fold_data, tasks[:1], str(tmp_path))[0]
-        assert_same_weights(again, found[0])
-
-    def test_a_member_that_cannot_be_fitted_is_named(self, tmp_path: Path, fold_data: FoldData, tasks: list[MemberTask]) -> None:
-        infinite = fold_data.features.copy()
-        infinite[:, 100] = np.inf
-        workers = training.WorkerConfig(max_failures=0)
-        with pytest.raises(CryptomlError, match=r"member tcn could not be fitted: .*finite") as caught:
-            training.fit_members(replace(fold_data, features=infinite), tasks[:1], str(tmp_path), workers=workers)
-        assert "\n" not in str(caught.value)
-
     def test_sweep(self, fold_data: FoldData, tasks: list[MemberTask]) -> None:
         space = {"hidden_size": (8,), "num_heads": (2,), "num_layers": (1,), "batch_size": (4,)}
         config = SweepConfig(num_trials=3, max_epochs=1, space=space).around(tasks[0])
@@ -160,12 +111,6 @@ class TestParity:
         config = SweepConfig(num_trials=1, max_epochs=1).around(tasks[0])
         with pytest.raises(CryptomlError, match=r"every trial .*finite"):
             tuning.run_sweep(replace(fold_data, features=infinite), tasks[0], config)
-
-    def test_slots_follow_the_resources(self) -> None:
-        assert num_slots(1.0) == 2
-        assert num_slots(0.5) == 4
-        assert num_slots(16.0) == 1
-        assert num_slots(1.0, gpus_per_task=1.0) == 1
 
 
 @pytest.mark.slow
