@@ -4,7 +4,7 @@ A difference is `candidate - reference`. Both are resampled by the same blocks o
 interval is that of the difference itself. Rows that either side does not forecast are left out of both.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from cryptoml.evaluation.statistics import (
 from cryptoml.evaluation.uncertainty import difference_interval
 from cryptoml.trading.forecasts import Forecasts
 
-__all__ = ["MEASURES", "Measure", "compare", "comparison_table"]
+__all__ = ["MEASURES", "Measure", "compare"]
 
 Rows = np.ndarray
 
@@ -37,10 +37,11 @@ class Measure:
     Attributes:
         name: As in `report.json`.
         label: As the page shows it.
-        style: Format of its differences.
+        style: Format of its differences, after `scale`.
         higher_is_better: Which way is good.
         known: Rows `[asset, time]` that a candidate can be judged on, or None where it says nothing of the kind.
         statistic: The figure on given rows.
+        scale: What the page multiplies it by, such as 10,000 for bps.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Measure:
     higher_is_better: bool
     known: Callable[[EvaluationInput, Evaluation], Rows | None]
     statistic: Callable[[EvaluationInput, Evaluation, Rows], Statistic]
+    scale: float = 1.0
 
 
 def compare(inputs: EvaluationInput, candidate: Evaluation, reference: Evaluation) -> dict[str, dict[str, Any]]:
@@ -68,13 +70,6 @@ def compare(inputs: EvaluationInput, candidate: Evaluation, reference: Evaluatio
         difference = difference_interval(first, second, **inputs.resampling)
         found[measure.name] = {**difference._asdict(), "better": _verdict(difference.low, difference.high, measure)}
     return found
-
-
-def comparison_table(
-    inputs: EvaluationInput, candidates: Mapping[str, Evaluation], reference: Evaluation
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return name -> `compare(candidate, reference)`: ablations against the full model, or seeds against each other."""
-    return {name: compare(inputs, evaluation, reference) for name, evaluation in candidates.items()}
 
 
 def _verdict(low: float, high: float, measure: Measure) -> bool | None:
@@ -162,8 +157,8 @@ MEASURES = (
     Measure("auc", "AUC", "+.4f", True, _returned, _auc),
     Measure("rank_ic", "rank IC", "+.4f", True, _returned, _rank_ic),
     Measure("log_loss", "log loss", "+.4f", False, _labelled, _log_loss),
-    Measure("pinball_loss", "pinball loss", "+.3g", False, _fanned, _pinball),
+    Measure("pinball_loss", "pinball, bps", "+.2f", False, _fanned, _pinball, 1e4),
     Measure("qlike", "QLIKE", "+.4f", False, _ranged, _qlike),
     Measure("sharpe_ratio", "net Sharpe", "+.2f", True, _traded, _sharpe),
 )
-"""In the order of the tables. The AUC is that of scores in 50 bins."""
+"""In the order of the tables."""

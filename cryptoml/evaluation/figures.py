@@ -54,7 +54,7 @@ def direction_figures(inputs: EvaluationInput, forecasts: Forecasts) -> Figures:
         "independence_accuracy": classification.independence_accuracy(probabilities, shown),
         "sign_accuracy": figure(inputs, accuracy_statistic(np.sign(score) == np.sign(realised), moved)),
         "sign_majority_share": classification.majority_share(np.where(moved, realised > 0, -1), 2),
-        "auc": _auc_figure(inputs, score, np.where(np.isfinite(realised), realised > 0, -1)),
+        "auc": figure(inputs, auc_statistic(score, np.where(np.isfinite(realised), realised > 0, -1))),
         "macro_auc": classification.macro_auc(probabilities, labels),
         "log_loss": classification.log_loss(probabilities, labels),
         "brier_score": classification.brier_score(probabilities, labels),
@@ -233,11 +233,6 @@ def _median(quantiles: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
     """Return the 0.5 quantile of `[..., quantile]`; NaN where that level was not forecast."""
     matches = [column for column, level in enumerate(levels) if abs(level - 0.5) < 1e-9]
     return quantiles[..., matches[0]] if matches else np.full(quantiles.shape[:-1], np.nan)
-
-
-def _auc_figure(inputs: EvaluationInput, score: np.ndarray, positive: np.ndarray) -> Figures:
-    """Return the exact AUC with the interval of the binned one."""
-    return figure(inputs, auc_statistic(score, positive)) | {"value": classification.auc(score, positive)}
 
 
 def figure(inputs: EvaluationInput, statistic: Statistic) -> Figures:

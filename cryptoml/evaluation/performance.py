@@ -56,7 +56,7 @@ def drawdowns(returns: np.ndarray) -> np.ndarray:
 
 def max_drawdown(returns: np.ndarray) -> float:
     """Return the largest loss from a peak, as a positive fraction."""
-    return float(-drawdowns(returns).min()) if returns.size else float("nan")
+    return float(np.abs(drawdowns(returns)).max()) if returns.size else float("nan")
 
 
 def win_rate(trade_returns: np.ndarray) -> float:

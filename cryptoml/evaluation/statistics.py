@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import rankdata
 
 from cryptoml.evaluation import forecast
 
@@ -20,8 +21,6 @@ __all__ = [
     "rank_ic_statistic",
     "sharpe_statistic",
 ]
-
-_AUC_BINS = 50
 
 
 class Statistic(NamedTuple):
@@ -73,27 +72,28 @@ def sharpe_statistic(returns: np.ndarray, bars_per_year: float) -> Statistic:
 
 
 def auc_statistic(score: np.ndarray, positive: np.ndarray) -> Statistic:
-    """Return the AUC of scores in 50 equally full bins, whose counts add up over bars; pairs in one bin count half.
+    """Return the AUC, exact over all bars and linear around that: the sum of its structural components.
+
+    Every positive row counts the share of negatives below it and every negative one the share of positives above (DeLong,
+    DeLong & Clarke-Pearson 1988, eq. 4 and 5; ties half); a resample averages both and takes the AUC of the sample off.
 
     Args:
         score: `[asset, time]`, NaN where missing.
         positive: 0/1 with -1 for missing `[asset, time]`.
     """
     known = np.isfinite(score) & (positive >= 0)
-    counts = np.zeros((score.shape[1], 2 * _AUC_BINS))
-    if known.any():
-        edges = np.unique(np.quantile(score[known], np.linspace(0, 1, _AUC_BINS + 1)[1:-1]))
-        column = np.searchsorted(edges, score[known], side="right") + np.where(positive[known] > 0, _AUC_BINS, 0)
-        np.add.at(counts, (np.nonzero(known)[1], column), 1)
-    return Statistic(counts, _auc_of_counts)
+    yes, no = known & (positive > 0), known & ~(positive > 0)
+    below, above = np.zeros(score.shape), np.zeros(score.shape)
+    num_yes, num_no = int(yes.sum()), int(no.sum())
+    if num_yes and num_no:
+        ranks = np.zeros(score.shape)
+        ranks[known] = rankdata(score[known])
+        below[yes] = (ranks[yes] - rankdata(score[yes])) / num_no
+        above[no] = 1 - (ranks[no] - rankdata(score[no])) / num_yes
+    area = below.sum() / num_yes if num_yes and num_no else np.nan
+    columns = np.stack([side.sum(axis=0) for side in (below, yes, above, no)], axis=1).astype(np.float64)
+    return Statistic(columns, lambda sums: _ratio(sums) + _ratio(sums[..., 2:]) - area)
 
 
 def _ratio(sums: np.ndarray) -> np.ndarray:
     return sums[..., 0] / sums[..., 1]
-
-
-def _auc_of_counts(counts: np.ndarray) -> np.ndarray:
-    """Return the AUC of `[..., 2 * bin]` counts, negatives first."""
-    negative, positive = counts[..., :_AUC_BINS], counts[..., _AUC_BINS:]
-    below = np.cumsum(negative, axis=-1) - negative / 2
-    return (positive * below).sum(axis=-1) / (positive.sum(axis=-1) * negative.sum(axis=-1))

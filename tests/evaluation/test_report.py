@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -10,9 +11,13 @@ import plotly.graph_objects as go
 import pytest
 
 from cryptoml.evaluation.baselines import buy_and_hold, last_value
-from cryptoml.evaluation.candidates import candidate_from_predictions, gaussian_quantiles
+from cryptoml.evaluation.candidates import BootstrapConfig, candidate_from_predictions, gaussian_quantiles
 from cryptoml.evaluation.protocol import evaluate
-from cryptoml.evaluation.report import Report, report_dict, strict_json, summary_table, write_atomically, write_report
+from cryptoml.evaluation.report import Report, report_dict, strict_json, summary_table, write_report
+from cryptoml.evaluation.report.charts import _round_values
+from cryptoml.evaluation.report.model_charts import asset_graph, attention_lines, importance_bars, trial_points
+from cryptoml.evaluation.report.summary import sentences, summary_columns
+from cryptoml.evaluation.volatility_baselines import heterogeneous_autoregression
 
 VOID = {"meta", "link", "br", "img", "input"}
 
@@ -27,16 +32,27 @@ def report(planted) -> Report:
         regime=rng.dirichlet([1] * 4, size=shape),
         quantiles=gaussian_quantiles(inputs),
     )
+    ensemble = candidate_from_predictions("ensemble", predictions, inputs)
+    others = [buy_and_hold(inputs), last_value(inputs), heterogeneous_autoregression(inputs)]
+    others += [replace(ensemble, name=name) for name in ("ensemble_seed_1", "ensemble_seed_2", "ensemble_continual")]
+    others += [replace(ensemble, name=name) for name in ("member_tft", "without_graph", "without_price")]
     return Report(
         title="Four <symbols> & a market",
         inputs=inputs,
-        ensemble=evaluate(inputs, candidate_from_predictions("ensemble", predictions, inputs)),
-        baselines={"buy_and_hold": evaluate(inputs, buy_and_hold(inputs)), "last_value": evaluate(inputs, last_value(inputs))},
+        ensemble=evaluate(inputs, ensemble),
+        baselines={one.name: evaluate(inputs, one) for one in others},
         skipped={"lightgbm": "ImportError: not installed"},
-        missing={"ablations": "a single member was trained"},
+        missing={"adaptation": "a single member was trained"},
+        attention={"tft": np.full(8, 1 / 8)},
+        graph=np.full((4, 4), 0.25),
+        trials=[
+            {"number": 0, "state": "COMPLETE", "loss": 2.5, "seconds": 1.0, "parameters": {"dropout": 0.1}},
+            {"number": 1, "state": "FAIL", "loss": None, "seconds": 0.1, "parameters": {"dropout": 0.9}},
+        ],
+        selection={"num_trials": 2, "overfitting_probability": 0.4, "degradation": float("nan")},
         config={"note": "</script><script>alert(1)</script>", "penalty": float("nan")},
         history={"tft": {"train_loss": [1.0, 0.9], "validation_loss": [1.1, float("nan")]}},
-        importance={f"feature_{index}": 1 / (index + 1) for index in range(40)},
+        importance={f"price_feature_{index}": 1 / (index + 1) for index in range(40)},
         importance_by_category={"price": 0.7, "volume": 0.3},
         health=[{"symbol": "AUSDT", "rows": 1500, "gaps": 0}],
         extras={"Planted signal": {"ceiling": 0.61}},
@@ -57,7 +73,7 @@ class Structure(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         attributes = dict(attrs)
-        self.loads += [attributes[name] for name in ("src", "href") if name in attributes]
+        self.loads += [attributes[name] for name in ("src", "href") if not attributes.get(name, "#").startswith("#")]
         if tag not in VOID:
             self.open.append((tag, attributes))
 
@@ -87,7 +103,17 @@ def test_json_is_strict_and_complete(report, written):
     stored = json.loads((written.parent / "report.json").read_text(), parse_constant=refuse)
     assert stored["ensemble"]["direction"]["accuracy"].keys() == {"value", "low", "high"}
     assert stored["baselines"]["buy_and_hold"]["ranking"]["rank_ic"]["value"] is None
-    assert stored["missing"] == {"baseline lightgbm": "ImportError: not installed", "ablations": "a single member was trained"}
+    assert stored["missing"] == {"baseline lightgbm": "ImportError: not installed", "adaptation": "a single member was trained"}
+    assert list(stored["ensemble_minus_baseline"]) == ["buy_and_hold", "last_value", "har", "member_tft"]
+    assert stored["ensemble_minus_baseline"]["last_value"]["auc"].keys() == {"value", "low", "high", "better"}
+    assert list(stored["seeds"]["ensemble"]["per_seed"]) == ["0", "1", "2"]
+    assert list(stored["ablations"]) == ["continual", "graph", "price"]
+    assert stored["ablations"]["graph"]["change"]["auc"]["value"] == 0
+    assert [stored["ablations"]["graph"][side] for side in ("without", "with")] == ["without_graph", "member_tft"]
+    assert [stored["ablations"]["continual"][side] for side in ("without", "with")] == ["ensemble", "ensemble_continual"]
+    assert np.shape(stored["asset_graph"]["weights"]) == (4, 4)
+    assert len(stored["temporal_attention"]["tft"]) == 8
+    assert stored["ensemble"]["trading"]["with_stops"]["sharpe_ratio"].keys() == {"value", "low", "high"}
     assert set(stored["ensemble"]) == {
         "direction", "ranking", "volatility", "regime", "quantiles", "trading", "per_symbol", "per_regime",
     }  # fmt: skip
@@ -108,17 +134,28 @@ def test_page_is_self_contained(page, written):
 
 def test_page_shows_every_section(page):
     expected = {
-        "Against the baselines", "Account value after costs", "Drawdown", "Cost sweep", "Reliability", "Accuracy by confidence",
-        "Quantile fan", "Quantiles", "By symbol", "By regime", "Training", "Feature importance", "Importance by category",
-        "Planted signal", "Data health", "Not in this report", "Settings",
+        "In brief", "Against the baselines", "Ensemble minus baseline", "Account value after costs", "Drawdown", "Cost sweep",
+        "Trades", "Reliability", "Accuracy by confidence", "Quantile fan", "Volatility", "Quantiles", "By symbol", "By regime",
+        "Ablations", "Feature importance", "Importance by category", "Temporal attention", "Learned asset graph", "Training",
+        "Planted signal", "Sweep", "Luck of the search", "Seeds", "Data health", "Not in this report", "Settings",
     }  # fmt: skip
     assert set(page.headings) == expected
+    assert len(page.headings) == len(expected)
 
 
 def test_every_chart_is_a_valid_figure(page):
-    assert len(page.charts) == 10
-    for chart in page.charts:
-        go.Figure(chart)
+    assert len(page.charts) == 16
+    views = [view for chart in page.charts for view in chart.get("views", [chart])]
+    assert len(views) == 20
+    for view in views:
+        go.Figure({"data": view["data"], "layout": view["layout"]})
+
+
+def test_links_lead_to_chapters(written):
+    text = written.read_text()
+    links = re.findall(r"<nav>.*?</nav>", text, re.S)[0]
+    for target in re.findall(r'href="#(\w+)"', links):
+        assert f'id="{target}"' in text
 
 
 def test_sections_without_content_are_left_out(report, tmp_path):
@@ -128,20 +165,51 @@ def test_sections_without_content_are_left_out(report, tmp_path):
     assert "Training" not in headings
     assert "Quantile fan" not in headings
     assert "Against the baselines" in headings
+    assert 'id="search"' not in text
 
 
 def test_summary_table_is_aligned(report):
     lines = summary_table(report).splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 6  # neither other seeds nor ablations nor who forecasts no direction
     assert lines[0].startswith("candidate")
     assert lines[2].startswith("ensemble")
     assert len({len(line) for line in lines}) == 1
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
-    target = tmp_path / "report.json"
-    write_atomically(target, "old")
+def test_the_heading_of_intervals_states_their_level(report):
+    inputs = replace(report.inputs, bootstrap=BootstrapConfig(level=0.9, num_draws=20))
+    assert "90% interval" in summary_columns(replace(report, inputs=inputs))
+    assert "95% interval" in summary_table(report).splitlines()[0]
+
+
+def test_a_failed_write_leaves_the_old_page_and_no_litter(report, tmp_path):
+    page = write_report(report, tmp_path)
+    old = page.read_text()
     with pytest.raises(UnicodeEncodeError):
-        write_atomically(target, "new \ud800")
-    assert target.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [target]
+        write_report(replace(report, title="new \ud800"), tmp_path)
+    assert page.read_text() == old
+    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "report.json"}
+
+
+def test_sentences_say_no_more_than_the_intervals(report):
+    said = dict(sentences(report))
+    assert set(said) == {"Direction", "Trading", "Volatility"}
+    direction = report.ensemble.figures["direction"]["accuracy"]
+    assert f"{direction['low']:.1%} to {direction['high']:.1%}" in said["Direction"]
+    assert "After one configuration tried" in said["Trading"]
+    assert "HAR" in said["Volatility"]
+
+
+def test_charts_without_content_are_left_out():
+    assert asset_graph(None, ("A", "B")) is None
+    assert asset_graph(np.ones((1, 1)), ("A",)) is None
+    assert attention_lines({}) is None
+    assert importance_bars({}) is None
+    assert trial_points([{"number": 0, "state": "FAIL", "loss": None, "parameters": {}}]) is None
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.98, 1.01), (0.5, 1.7), (1.0, 1.0), (0.01, 300.0)])
+def test_account_axis_has_some_round_values_in_sight(low, high):
+    values = [value for value in _round_values(low, high) if low * 0.999 <= value <= high * 1.001]
+    assert 1 <= len(values) <= 16
+    assert all(f"{value:.6g}".count("9") < 3 for value in values)

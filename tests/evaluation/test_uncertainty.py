@@ -96,8 +96,21 @@ def test_statistics_over_all_bars_are_the_plain_figures(ranked):
     whole = statistics.rank_ic_statistic(score, realised, ranked=ranked)
     assert whole.of_sums(whole.columns.sum(axis=0)) == pytest.approx(np.nanmean(per_bar))
     positive = np.where(rng.random(score.shape) < 0.1, -1, realised > 0)
-    binned = statistics.auc_statistic(score, positive)
-    assert binned.of_sums(binned.columns.sum(axis=0)) == pytest.approx(auc(score, positive), abs=3e-3)
+    area = statistics.auc_statistic(score, positive)
+    assert area.of_sums(area.columns.sum(axis=0)) == pytest.approx(auc(score, positive))
+
+
+def test_auc_interval_is_that_of_resampling_the_rows_themselves():
+    rng = np.random.default_rng(10)
+    realised = rng.normal(size=(3, 400))
+    score = np.round(0.5 * realised + rng.normal(size=realised.shape), 1)
+    positive = (realised > 0).astype(int)
+    found = uncertainty.interval(statistics.auc_statistic(score, positive), mean_block=4, num_draws=600)
+    drawn = []
+    for _ in range(600):
+        bars = uncertainty.stationary_indices(400, 4, rng)
+        drawn.append(auc(score[:, bars], positive[:, bars]))
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.006)
 
 
 def test_chance_by_fft_is_that_of_rolling_every_shift():
