@@ -13,7 +13,6 @@ from typing import Literal
 from cryptoml.errors import ConfigError
 from cryptoml.features.engineer import AdvancedFeatureEngineer
 from cryptoml.features.store import FeatureLakeReport, build_feature_lake
-from cryptoml.features.store.build import CHUNK_BARS
 from jobs.command_line import run
 
 __all__ = ["FeaturesArguments", "main"]
@@ -41,8 +40,8 @@ class FeaturesArguments:
     """Features by name, with * for any text, such as 'momentum_rsi_*'; all by default."""
     categories: tuple[str, ...] = ()
     """Categories of features, such as price volume cross_section; all by default."""
-    chunk_bars: int = CHUNK_BARS
-    """Bars of one symbol per task and file."""
+    chunk_bars: int | None = None
+    """Bars of one symbol per task and file; 50,000 by default, or twice the longest lookback where that is more."""
     retries: int = 1
     """How often a failed file is tried again."""
     engine: Literal["ray", "local"] = "ray"
@@ -52,8 +51,9 @@ class FeaturesArguments:
 def main(arguments: FeaturesArguments) -> int:
     """Run the job, print one status row per file, and return the exit code."""
     for name, least in (("chunk_bars", 1), ("retries", 0)):
-        if getattr(arguments, name) < least:
-            raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, was {getattr(arguments, name)}")
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, was {value}")
     report = _build(arguments, _engineer(arguments))
     sys.stdout.write(f"{report.to_text()}\n")
     return 1 if report.failed else 0

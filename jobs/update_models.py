@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from cryptoml.data.storage import folder_below
 from cryptoml.models.bundle import Bundle, load_bundle
 from cryptoml.models.registry import Registry
 from cryptoml.pipeline import Pipeline, Stages
@@ -54,7 +55,7 @@ def main(arguments: UpdateArguments) -> int:
         done = update(
             registry,
             panel,
-            compute=stages.features,
+            compute=lambda panel, config: stages.features(panel, config, folder_below(arguments.out, ".work/update")),
             refit=lambda instant: _train(arguments, stages, instant),
             config=arguments.update,
         )

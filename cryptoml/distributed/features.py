@@ -20,7 +20,7 @@ from cryptoml.errors import DataError
 from cryptoml.features.engineer import AdvancedFeatureEngineer, FeatureConfig, FeaturePanel
 from cryptoml.features.store import FeatureLakeReport, ItemStatus, WorkItem, read_feature_panel
 from cryptoml.features.store import build_feature_lake as build
-from cryptoml.features.store.build import CHUNK_BARS, ItemTask
+from cryptoml.features.store.build import ItemTask
 
 __all__ = ["build_feature_lake", "build_features", "run_on_ray"]
 
@@ -31,7 +31,7 @@ def build_feature_lake(
     engineer: AdvancedFeatureEngineer,
     *,
     symbols: Sequence[str] = (),
-    chunk_bars: int = CHUNK_BARS,
+    chunk_bars: int | None = None,
     retries: int = 1,
 ) -> FeatureLakeReport:
     """Bring a feature lake up to date on the connected cluster; see `cryptoml.features.store.build_feature_lake`.
@@ -41,7 +41,7 @@ def build_feature_lake(
     return build(lake, out, engineer, symbols=symbols, chunk_bars=chunk_bars, retries=retries, run=run_on_ray)
 
 
-def build_features(panel: Panel, config: FeatureConfig, folder: str | Path, *, chunk_bars: int = CHUNK_BARS) -> FeaturePanel:
+def build_features(panel: Panel, config: FeatureConfig, folder: str | Path, *, chunk_bars: int | None = None) -> FeaturePanel:
     """Compute all features of a panel on the cluster, through a lake of its candles and tables.
 
     Args:
@@ -49,7 +49,7 @@ def build_features(panel: Panel, config: FeatureConfig, folder: str | Path, *, c
         config: The features.
         folder: Where the lakes go, local or `s3://`; every node must reach it. A second call with the same panel goes on
             where the first one stopped.
-        chunk_bars: Bars of one symbol per task and file.
+        chunk_bars: Bars of one symbol per task and file; see `cryptoml.features.store.build_feature_lake`.
 
     Raises:
         DataError: A work item failed; the message names the symbol and the error.

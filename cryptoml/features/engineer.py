@@ -166,7 +166,7 @@ class AdvancedFeatureEngineer:
         """
         _check_timeframe(bars.timeframe, self.config.timeframe)
         out = np.empty((len(bars), len(self.features)), np.float32) if out is None else out
-        _fill_chunks(bars, self.features, out, CHUNK_BARS)
+        _fill_chunks(bars, self.features, out, max(CHUNK_BARS, self.max_lookback))
         return out
 
     def compute_market(self, market: Market, out: FloatArray | None = None) -> FloatArray:

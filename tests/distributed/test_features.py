@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import signal
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +20,9 @@ from cryptoml.distributed.cluster import cluster
 from cryptoml.distributed.features import build_feature_lake, run_on_ray
 from cryptoml.features.contract import Bars, feature
 from cryptoml.features.engineer import AdvancedFeatureEngineer, build_features
+from cryptoml.features.store import ItemStatus, WorkItem, read_feature_panel
 from cryptoml.features.store import build_feature_lake as build_here
-from cryptoml.features.store import read_feature_panel
+from cryptoml.features.store.build import ItemTask
 
 FEW = AdvancedFeatureEngineer({"include": ("momentum_rsi_14", "price_log_return_1h", "cross_section_rank_return_1h")})
 NUM_BARS = 2_600
@@ -108,6 +111,43 @@ def test_a_symbol_that_kills_its_workers_does_not_stop_the_rest(lake: Path, tmp_
     report = build_feature_lake(lake, tmp_path, Deadly({"include": ("price_deadly",)}), retries=0)
     assert [status.error.partition(":")[0] for status in report.failed] == ["WorkerDied"]
     assert len(report.statuses) == 3
+
+
+class Traced(AdvancedFeatureEngineer):
+    """Leaves the number of the process that works on an item, and takes its time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        super().__init__({"include": ("price_traced", "momentum_rsi_14", "cross_section_rank_return_1h")})
+
+    @feature("price", lookback=1, inputs=("close",))
+    def traced(self, bars: Bars) -> np.ndarray:
+        """The close"""
+        (self.folder / str(os.getpid())).touch()
+        time.sleep(0.2)
+        return bars.close
+
+
+@pytest.mark.slow
+def test_killed_workers_are_replaced_and_nothing_is_lost(lake: Path, tmp_path: Path) -> None:
+    folder, killed = tmp_path / "workers", set()
+    folder.mkdir()
+
+    def kill_workers_on_the_way(task: ItemTask, items: Sequence[WorkItem]) -> Iterator[ItemStatus]:
+        for number, status in enumerate(run_on_ray(task, items)):
+            if number in (2, 9, 15) and status.symbol:
+                victim = max(folder.iterdir(), key=lambda file: file.stat().st_mtime_ns)
+                os.kill(int(victim.name), signal.SIGKILL)
+                killed.add(victim.name)
+                victim.unlink()
+            yield status
+
+    report = build_here(lake, tmp_path / "out", Traced(folder), chunk_bars=300, run=kill_workers_on_the_way)
+    assert len(killed) == 3
+    assert not report.failed
+    assert set(report.table()["attempts"]) == {1}
+    assert_equal(tmp_path / "out", lake, Traced(folder))
+    assert not list((tmp_path / "out").rglob("*.tmp"))
 
 
 def test_items_come_back_once_each_whatever_their_number() -> None:

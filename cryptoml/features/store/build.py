@@ -21,9 +21,9 @@ from cryptoml.features.store.files import cross_section_folder, features_folder
 from cryptoml.features.store.manifest import ItemStatus, read_manifest, status_table, write_manifest
 from cryptoml.features.store.work_items import WorkItem, market_items, symbol_items
 
-__all__ = ["CHUNK_BARS", "FeatureLakeReport", "ItemTask", "RunItems", "build_feature_lake", "run_here"]
+__all__ = ["FeatureLakeReport", "ItemTask", "RunItems", "build_feature_lake", "run_here"]
 
-CHUNK_BARS = 50_000
+CHUNK_BARS, WARM_UPS = 50_000, 2
 BOOK_SECONDS = 5.0
 BOOK_SHARE = 20.0  # of the time goes 1 part in so many into writing books
 
@@ -93,7 +93,7 @@ def build_feature_lake(
     engineer: AdvancedFeatureEngineer,
     *,
     symbols: Sequence[str] = (),
-    chunk_bars: int = CHUNK_BARS,
+    chunk_bars: int | None = None,
     retries: int = 1,
     run: RunItems = run_here,
 ) -> FeatureLakeReport:
@@ -106,7 +106,7 @@ def build_feature_lake(
         out: Feature lake; the same folder as the market lake is fine.
         engineer: The features and the timeframe.
         symbols: Markets to build, in the order of the cross-section; all, sorted, by default.
-        chunk_bars: Bars of one symbol per file.
+        chunk_bars: Bars of one symbol per file; by default 50,000, or twice the longest lookback where that is more.
         retries: How often to try a failed item again.
         run: Runs items; on Ray with `cryptoml.distributed.feature_lake.run_on_ray`.
 
@@ -123,7 +123,7 @@ def build_feature_lake(
             files, storage, engineer, books, partial(run, partial(run_item, lake=lake, out=storage, engineer=engineer))
         )
         try:
-            build.all(chosen, chunk_bars, retries)
+            build.all(chosen, chunk_bars or max(CHUNK_BARS, WARM_UPS * engineer.max_lookback), retries)
         finally:
             books.write()
             report = FeatureLakeReport(tuple(books.run.values()))
