@@ -27,6 +27,7 @@ from cryptoml.training.config import TrainingConfig
 from cryptoml.training.member import CONTROL, MemberConfig
 from cryptoml.training.renewal import RenewalConfig
 from cryptoml.training.sweep import SweepConfig
+from cryptoml.training.worker_config import WorkerConfig
 
 __all__ = ["PRESETS", "ExperimentConfig", "Preset", "WalkForwardConfig", "load_config", "preset"]
 
@@ -68,6 +69,7 @@ class ExperimentConfig(BaseModel):
     walk_forward: WalkForwardConfig = WalkForwardConfig()
     members: tuple[MemberConfig, ...] = (MemberConfig(name="tft"), MemberConfig(name="tcn", architecture="tcn", seed=1))
     training: TrainingConfig = TrainingConfig()
+    workers: WorkerConfig = WorkerConfig()
     sweep: SweepConfig = SweepConfig()
     trading: TradingConfig = TradingConfig()
     backtest: BacktestConfig = BacktestConfig()
@@ -106,8 +108,9 @@ class ExperimentConfig(BaseModel):
         return _validated(_merged(self.model_dump(), changes))
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 (hex) of all settings."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+        """Return the SHA-256 (hex) of all settings that decide the result."""
+        settings = self.model_dump(mode="json", exclude={"workers": set(WorkerConfig.model_fields) - {"num_workers"}})
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 NARROW_SPACE = {"learning_rate": (5e-4, 3e-3), "dropout": (0.05, 0.3)}

@@ -53,6 +53,14 @@ class ExperimentArguments:
     """Folder for training checkpoints that all nodes of a cluster reach; OUT by default."""
     parallel_folds: int = 1
     """Refits that run side by side on Ray."""
+    num_workers: int | None = None
+    """Data-parallel workers of each member; 1 unless the experiment says otherwise."""
+    cpus: float | None = None
+    """CPUs of each worker; by default one, or less where members share the CPUs evenly."""
+    gpus: float | None = None
+    """GPUs of each worker; a fraction lets several members share one."""
+    max_concurrent: int | None = None
+    """Members fitted at once; by default as many as the cluster holds."""
     again: bool = False
     """Compute anew what an earlier run has finished here for the same data and settings."""
 
@@ -72,7 +80,10 @@ class ExperimentArguments:
             config = config.updated(**own, market=own, baselines=own, bootstrap=own)
         if self.folds is not None:
             config = config.updated(walk_forward={"num_folds": self.folds})
-        return config if self.seeds is None else config.updated(num_seeds=self.seeds)
+        if self.seeds is not None:
+            config = config.updated(num_seeds=self.seeds)
+        asked = {name: getattr(self, name) for name in ("num_workers", "cpus", "gpus", "max_concurrent")}
+        return config.updated(workers={name: value for name, value in asked.items() if value is not None})
 
 
 def run_stage(arguments: ExperimentArguments, job: str, work: Callable[[Pipeline], dict[str, Any]]) -> bool:
@@ -132,4 +143,4 @@ def open_stages(arguments: ExperimentArguments) -> Iterator[Stages]:
     from cryptoml.distributed.stages import ray_stages
 
     with cluster():
-        yield ray_stages(arguments.storage, parallel_folds=arguments.parallel_folds)
+        yield ray_stages(arguments.storage, arguments.experiment().workers, arguments.parallel_folds)

@@ -96,10 +96,15 @@ class TestFingerprint:
             {"training": {"learning_rate": 0.5}},
             {"members": [{"name": "only"}]},
             {"trading": {"min_confidence": 0.9}},
+            {"workers": {"num_workers": 2}},
         ],
     )
     def test_changes_with_any_setting(self, changes: dict[str, object]) -> None:
         assert preset("debug").updated(**changes).fingerprint() != preset("debug").fingerprint()
+
+    def test_does_not_depend_on_where_members_are_fitted(self) -> None:
+        changed = preset("debug").updated(workers={"cpus": 4, "gpus": 0.5, "max_concurrent": 1, "keep_checkpoints": True})
+        assert changed.fingerprint() == preset("debug").fingerprint()
 
 
 class TestFile:

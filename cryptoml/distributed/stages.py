@@ -10,14 +10,17 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cryptoml.data.panel import Panel
 from cryptoml.data.storage import folder_below
 from cryptoml.distributed import features, training, tuning
+from cryptoml.distributed.member_store import require_writable
+from cryptoml.distributed.resources import slots_for
 from cryptoml.features.engineer import FeatureConfig, FeaturePanel
 from cryptoml.pipeline import Stages
 from cryptoml.training.member import FittedMember, FoldData, MemberTask
+from cryptoml.training.worker_config import WorkerConfig
 
 __all__ = ["ray_stages"]
 
 
-def ray_stages(storage: str | None = None, workers: training.WorkerConfig | None = None, parallel_folds: int = 1) -> Stages:
+def ray_stages(storage: str | None = None, workers: WorkerConfig | None = None, parallel_folds: int = 1) -> Stages:
     """Return the stages mapped over the connected cluster: Ray Data for features, Tune for the sweep, Train for members.
 
     Args:
@@ -25,7 +28,13 @@ def ray_stages(storage: str | None = None, workers: training.WorkerConfig | None
             default.
         workers: Resources of each member's training run.
         parallel_folds: Refits that run side by side; 1 refits in the caller's process, fold after fold.
+
+    Raises:
+        ConfigError: The cluster can never hold one member's run, or `storage` cannot be written.
     """
+    slots_for(workers or WorkerConfig(), 1)
+    if storage is not None:
+        require_writable(storage)
     stages = Stages(
         features=partial(_features, storage=storage),
         sweep=tuning.run_sweep,
@@ -41,7 +50,7 @@ def _features(panel: Panel, config: FeatureConfig, folder: str, *, storage: str 
 
 
 def _fit(
-    data: FoldData, tasks: Sequence[MemberTask], folder: str, *, storage: str | None, workers: training.WorkerConfig | None
+    data: FoldData, tasks: Sequence[MemberTask], folder: str, *, storage: str | None, workers: WorkerConfig | None
 ) -> list[FittedMember]:
     return training.fit_members(data, tasks, _place(folder, storage), workers=workers)
 

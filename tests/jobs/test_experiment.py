@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 import yaml
 
+from cryptoml.errors import ConfigError
 from cryptoml.models.bundle import load_bundle
 from cryptoml.pipeline import Stages
+from cryptoml.training.worker_config import WorkerConfig
 from jobs import evaluate_ensemble, experiment, run_pipeline, train_ensemble
 from jobs.command_line import run
 from jobs.experiment import ExperimentArguments
@@ -89,3 +91,11 @@ def test_symbols_of_the_built_in_market_cannot_be_chosen(
 def test_flags_change_the_experiment() -> None:
     config = ExperimentArguments(data="synthetic", out="x", folds=3, seeds=2, seed=5, timeframe="4h").experiment()
     assert (config.walk_forward.num_folds, config.num_seeds, config.seed, config.timeframe) == (3, 2, 5, "4h")
+
+
+def test_flags_ask_for_workers_and_impossible_ones_are_named(tmp_path: Path) -> None:
+    arguments = ExperimentArguments("synthetic", str(tmp_path), num_workers=2, gpus=1.0, cpus=4.0, max_concurrent=3)
+    assert arguments.experiment().workers == WorkerConfig(num_workers=2, gpus=1.0, cpus=4.0, max_concurrent=3)
+    assert ExperimentArguments("synthetic", str(tmp_path)).experiment().workers == WorkerConfig()
+    with pytest.raises(ConfigError, match=r"setting workers: .*gpus must be at least 1 where num_workers is 2"):
+        ExperimentArguments("synthetic", str(tmp_path), num_workers=2, gpus=0.5).experiment()
