@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cryptoml.data.schema import parse_timeframe
-from cryptoml.errors import ConfigError
+from cryptoml.errors import ConfigError, DataError
 from cryptoml.features.bars import Bars
 
 __all__ = [
@@ -125,11 +125,22 @@ class Feature:
         if not all(bars.has(name) for name in self.inputs):
             return np.full(bars.present.shape, np.nan)
         with np.errstate(all="ignore"):
-            values = np.asarray(self.function(bars, *self.arguments), dtype=np.float64)
+            values = self.formula_values(bars)
         defined = bars.run_length(self.inputs) >= (self.input_run or self.lookback)
         defined &= bars.run_length(("close",)) >= self.lookback if self.input_run else bars.present
         defined &= np.isfinite(values)
         return np.where(defined, values, np.nan)
+
+    def formula_values(self, bars: "BarSource") -> FloatArray:
+        """Return what the formula gives, without the contract.
+
+        Raises:
+            DataError: It is not one number per bar.
+        """
+        values = np.asarray(self.function(bars, *self.arguments), dtype=np.float64)
+        if values.shape != bars.present.shape:
+            raise DataError(f"{self.name} must return one value per bar, {bars.present.shape}, returned {values.shape}")
+        return values
 
 
 @dataclass(frozen=True)
@@ -175,7 +186,7 @@ def feature(
     Args:
         category: One of `CATEGORIES`; first part of the features' names.
         lookback: Bars of history, the current one included; a callable receives the parameters in bars.
-        inputs: Columns that the formula reads.
+        inputs: Columns that the formula reads; a single one may be given by name.
         params: One entry per feature: a number, a `Span`, or a tuple of them passed as several arguments.
         source: Where the formula was published.
         name: Middle part of the features' names; the function's own name by default.
@@ -191,10 +202,12 @@ def feature(
     if isinstance(lookback, int) and lookback < 1:
         raise ConfigError(f"lookback must be at least 1 bar, was {lookback}")
 
+    read = (inputs,) if isinstance(inputs, str) else tuple(inputs)
+
     def declare(function: Formula) -> Formula:
         formula = " ".join((function.__doc__ or "").split("\n\n")[0].split())
         family = FeatureFamily(
-            name or function.__name__, category, function, lookback, tuple(inputs), tuple(params), formula, source, input_run
+            name or function.__name__, category, function, lookback, read, tuple(params), formula, source, input_run
         )
         function.family = family  # type: ignore[attr-defined]
         return function

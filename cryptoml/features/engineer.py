@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from cryptoml.data.panel import Panel
+from cryptoml.data.panel import CANDLE_FIELDS, Panel
 from cryptoml.data.schema import parse_timeframe
 from cryptoml.errors import ConfigError, DataError
 from cryptoml.features import (
@@ -126,13 +126,17 @@ class AdvancedFeatureEngineer:
         self.config = _checked(config)
         declared = [family for module in MODULES for family in families_of(vars(module))]
         found = [one for family in declared for one in family.expand(self.config.timeframe)]
-        found += [one for family in _own_families(type(self)) for one in family.expand(self.config.timeframe, self)]
+        known = {name for one in found for name in one.inputs} | set(CANDLE_FIELDS)
+        found += [_with_known_inputs(one, known) for one in self._own_features()]
         chosen = _chosen(found, self.config)
         self.features: tuple[Feature, ...] = tuple(one for one in chosen if one.category != PANEL_CATEGORY)
         self.panel_features: tuple[Feature, ...] = tuple(one for one in chosen if one.category == PANEL_CATEGORY)
         duplicated = pd.Index(self.names)[pd.Index(self.names).duplicated()]
         if len(duplicated):
             raise ConfigError(f"feature names must differ from each other, {duplicated[0]} is declared twice")
+
+    def _own_features(self) -> list[Feature]:
+        return [one for family in _own_families(type(self)) for one in family.expand(self.config.timeframe, self)]
 
     @property
     def symbol_names(self) -> tuple[str, ...]:
@@ -264,6 +268,8 @@ def _fill_chunks(bars: Bars | Market, features: tuple[Feature, ...], out: FloatA
 def _checked(config: FeatureConfig | Mapping[str, Any] | None) -> FeatureConfig:
     if isinstance(config, FeatureConfig):
         return config
+    if not isinstance(config or {}, Mapping):
+        raise ConfigError(f"config must be a FeatureConfig or a mapping of its fields, was {config!r}")
     try:
         return FeatureConfig(**(config or {}))
     except ValidationError as error:
@@ -288,6 +294,13 @@ def _own_families(kind: type) -> list[FeatureFamily]:
     for ancestor in reversed(kind.__mro__):
         found |= {family.name: family for family in families_of(vars(ancestor))}
     return list(found.values())
+
+
+def _with_known_inputs(one: Feature, known: set[str]) -> Feature:
+    unknown = sorted(set(one.inputs) - known)
+    if unknown:
+        raise ConfigError(f"inputs of {one.name} must be among {', '.join(sorted(known))}, was {unknown[0]!r}")
+    return one
 
 
 def _check_timeframe(actual: str, wanted: str) -> None:

@@ -20,8 +20,9 @@ from cryptoml.features.bars import Bars
 from cryptoml.features.joins import bars_from_panel
 from cryptoml.features.live_inputs import LiveInputs
 from cryptoml.features.live_plan import LivePlan
-from cryptoml.features.public_inputs import REQUIRED, check_candles_make_sense, check_number
+from cryptoml.features.public_inputs import REQUIRED, check_candles_make_sense
 from cryptoml.features.replay import Replay
+from cryptoml.features.table_checks import check_number
 
 __all__ = ["LiveFeatures"]
 
@@ -123,7 +124,7 @@ class LiveFeatures:
             for lookback, members in plan.direct.items():
                 bars = self._bars(min(lookback, self._buffer.length))
                 for one in (one for one in members if ready[one]):
-                    row[one] = plan.features[one].function(bars, *plan.features[one].arguments)[-1]
+                    row[one] = plan.features[one].formula_values(bars)[-1]
             values = row.astype(np.float32)
         values[~(ready & np.isfinite(values))] = np.nan
         return pd.Series(values, index=self.names, name=self.timestamp)

@@ -1,7 +1,7 @@
 """External series fed row by row, with the same as-of rules as the joins of whole tables in `joins.py`."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,15 @@ from cryptoml.data.bar_tables import book_figures
 from cryptoml.data.panel import Panel
 from cryptoml.data.schema import BOOK_LEVELS, parse_timeframe
 from cryptoml.errors import DataError
+from cryptoml.features.external_inputs import (
+    book_rows,
+    book_sides,
+    check_reading,
+    exchange_rows,
+    onchain_figures,
+    onchain_rows,
+    trade_rows,
+)
 from cryptoml.features.joins import (
     FUNDING_STALE,
     ONCHAIN_STALE,
@@ -21,15 +30,7 @@ from cryptoml.features.joins import (
     venue_leg,
 )
 from cryptoml.features.onchain import METRIC_ALIASES, METRICS, OnChainMetrics
-from cryptoml.features.public_inputs import (
-    book_rows,
-    book_sides,
-    check_reading,
-    exchange_rows,
-    onchain_rows,
-    refuse_future,
-    trade_rows,
-)
+from cryptoml.features.table_checks import refuse_future
 
 __all__ = ["LiveInputs", "Readings"]
 
@@ -106,10 +107,11 @@ class LiveInputs:
         if isinstance(onchain, OnChainMetrics):
             columns |= _reading(onchain, close)
         for name, value in numbers.items():
-            if name == "funding":
-                columns["funding_rate"] = [(close, close, check_reading(value, name))]
+            source = f"cross_exchange {name}"
+            if str(name).lower() == "funding":
+                columns["funding_rate"] = [(close, close, check_reading(value, source, "funding_rate"))]
             else:
-                venues[str(name).lower()] = [(close, stamp, check_reading(value, str(name)))]
+                venues[str(name).lower()] = [(close, stamp, check_reading(value, source))]
         return Readings(columns, venues, book, flow)
 
     def join(self, readings: Readings, closes: IntArray, close_of: Callable[[int], float]) -> dict[str, FloatArray]:
@@ -170,8 +172,7 @@ def _snapshot(sides: Mapping[str, FloatArray], num_bars: int) -> dict[str, Float
 
 
 def _reading(onchain: OnChainMetrics, close: int) -> dict[str, list[Row]]:
-    figures = {name: float(value) for name, value in asdict(onchain).items()}
-    return {f"onchain_{name}": [(close, close, value)] for name, value in figures.items() if not np.isnan(value)}
+    return {f"onchain_{name}": [(close, close, value)] for name, value in onchain_figures(onchain).items()}
 
 
 def _table_columns(onchain: pd.DataFrame | None, funding: pd.DataFrame | None) -> dict[str, list[Row]]:

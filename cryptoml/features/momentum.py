@@ -24,6 +24,8 @@ __all__: list[str] = []
 FloatArray = NDArray[np.float64]
 HLC = ("high", "low", "close")
 HL = ("high", "low")
+STILL = 1e-12
+"""Mean deviation of typical prices, as a share of them, that is but their rounding."""
 
 
 def _gains_losses(bars: Bars) -> tuple[FloatArray, FloatArray]:
@@ -136,7 +138,8 @@ def cci(bars: Bars, n: int) -> FloatArray:
     deviation = np.abs(price - mean)
     for age in range(1, n):
         deviation += np.abs(delay(price, age) - mean)
-    return safe_ratio(price - mean, deviation * (0.015 / n), 0.0)
+    moved = deviation > n * STILL * mean
+    return safe_ratio(np.where(moved, price - mean, 0.0), deviation * (0.015 / n), 0.0)
 
 
 @feature("momentum", lookback=lambda n, m: m, params=((5, 34),), inputs=HLC, source="Williams 1995")

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cryptoml.errors import DataError
+from cryptoml.errors import ConfigError, DataError
 from cryptoml.features.contract import feature
 from cryptoml.features.engineer import AdvancedFeatureEngineer
 from cryptoml.features.onchain import OnChainMetrics
@@ -41,6 +41,10 @@ BAD_CANDLES = {
     "volume must be at least 0, row 5": lambda f: replaced(f, "volume", 5, -1.0),
     "high must not lie below low, row 9": lambda f: replaced(f, "high", 9, 0.5),
     "must have column close once, it had 2": lambda f: pd.concat([f, f[["close"]]], axis=1),
+    "volume must be numeric, dtype was object, row 0 was": lambda f: f.assign(volume=f["volume"].astype(object)),
+    "open must be numeric, dtype was complex128, row 0": lambda f: f.assign(open=f["open"].astype(complex)),
+    "must have column timestamp once, it had 2": lambda f: pd.concat([f, f[["timestamp"]]], axis=1),
+    "must follow the timeframe '1h', the nearest rows were 0 days 04:00:00 apart": lambda f: f.iloc[::4],
     "must lie on a grid of 0 days 01:00:00, row 1": lambda f: f.assign(
         timestamp=pd.date_range("2024", periods=NUM_BARS, freq="5min", tz="UTC")
     ),
@@ -64,6 +68,11 @@ def chain(candles, **columns):
 
 
 BAD_CHAINS = {
+    "onchain whale_movements must be a number, was 'x'": lambda f: OnChainMetrics(whale_movements="x"),
+    "onchain gas_fees must be finite, was inf": lambda f: OnChainMetrics(gas_fees=np.inf),
+    "onchain active_addresses must be finite, row 4 was inf": lambda f: chain(
+        f, active_addresses=np.where(f.index == 4, np.inf, 1)
+    ),
     "onchain must be a DataFrame, was dict": lambda f: {"active_addresses": 3},
     "onchain must have the column available_at": lambda f: chain(f).drop(columns="available_at").set_index(f["timestamp"]),
     "onchain available_at must be timezone-aware UTC": lambda f: chain(f, available_at=f["timestamp"].dt.tz_localize(None)),
@@ -91,10 +100,17 @@ def history(candles, bids, asks, bid_sizes=None):
     return pd.DataFrame({"available_at": candles["timestamp"].iloc[: len(bids)], **rows})
 
 
+def pairs(candles):
+    return pd.DataFrame({"available_at": candles["timestamp"].iloc[:2] + HOUR, "bids": [[[1, 1]]] * 2, "asks": [[[2, 1]]] * 2})
+
+
 BAD_BOOKS = {
     "orderbook must be a mapping of bids and asks or a DataFrame, was list": lambda f: [1],
     "orderbook must have asks": lambda f: {"bids": [[1, 1]]},
     "orderbook bids must be pairs of price and size": lambda f: {"bids": [[1, 1, 1]], "asks": [[2, 1]]},
+    "orderbook bids must be pairs of price and size, row 0 was .*7": lambda f: {"bids": [[99, 1, 7], [98, 1, 7]], "asks": []},
+    "orderbook bids must be pairs of price and size, row 0 was 5": lambda f: {"bids": 5, "asks": [[2, 1]]},
+    "orderbook ask_prices must not be empty, row 1": lambda f: pairs(f).assign(asks=[[[2, 1]], []]),
     "orderbook asks must be pairs of price and size, row 0 was .*'a'": lambda f: {"bids": [[1, 1]], "asks": [["a", 1]]},
     "orderbook bid_prices must not be empty, row 0": lambda f: {"bids": [], "asks": [[2, 1]]},
     "orderbook bid_prices must be finite": lambda f: {"bids": [[np.nan, 1]], "asks": [[2, 1]]},
@@ -136,10 +152,68 @@ def test_bad_venues(engineer, candles, message):
         engineer.extract_all_features(candles, cross_exchange=BAD_VENUES[message](candles))
 
 
-def test_bad_trades(engineer, candles):
-    trades = pd.DataFrame({"available_at": candles["timestamp"], "size": 1.0})
-    with pytest.raises(DataError, match="trades must have the boolean column is_buyer_taker"):
-        engineer.extract_all_features(candles, trades=trades)
+def trades_of(candles, **columns):
+    return pd.DataFrame({"available_at": candles["timestamp"], "size": 1.0, "is_buyer_taker": True}).assign(**columns)
+
+
+BAD_TRADES = {
+    "trades must have the boolean column is_buyer_taker": lambda f: trades_of(f).drop(columns="is_buyer_taker"),
+    "trades size must be at least 0, row 3 was -1": lambda f: trades_of(f, size=np.where(f.index == 3, -1.0, 1.0)),
+    "trades size must be at least 0, row 3 was nan": lambda f: trades_of(f, size=np.where(f.index == 3, np.nan, 1.0)),
+    "trades available_at must be timezone-aware": lambda f: trades_of(f, available_at=f["timestamp"].dt.tz_localize(None)),
+}
+
+
+@pytest.mark.parametrize("message", BAD_TRADES)
+def test_bad_trades(engineer, candles, message):
+    with pytest.raises(DataError, match=message):
+        engineer.extract_all_features(candles, trades=BAD_TRADES[message](candles))
+
+
+GOOD_CANDLES = {
+    "whole numbers": lambda f: f.assign(**{name: np.ceil(f[name] * 10).astype("int64") for name in PRICED}),
+    "few bits": lambda f: f.astype(dict.fromkeys(PRICED, "float32")),
+    "nullable": lambda f: f.astype(dict.fromkeys(PRICED, "Float64")),
+    "arrow": lambda f: f.astype(dict.fromkeys(PRICED, "double[pyarrow]") | {"timestamp": "timestamp[us, tz=UTC][pyarrow]"}),
+    "another time zone": lambda f: f.assign(timestamp=f["timestamp"].dt.tz_convert("America/New_York")),
+    "seconds": lambda f: f.assign(timestamp=f["timestamp"].dt.as_unit("s")),
+    "nanoseconds in the index": lambda f: f.assign(timestamp=f["timestamp"].dt.as_unit("ns")).set_index("timestamp"),
+    "another index": lambda f: f.set_index(pd.Index(list("ab") * (NUM_BARS // 2))),
+    "columns in another order": lambda f: f[f.columns[::-1]],
+    "further columns": lambda f: f.assign(symbol="BTC", ignored=None),
+}
+PRICED = ["open", "high", "low", "close", "volume"]
+
+
+@pytest.mark.parametrize("name", GOOD_CANDLES)
+def test_candles_of_any_make(engineer, candles, name):
+    given = GOOD_CANDLES[name](candles[["timestamp", *PRICED]])
+    numbers = {column: np.asarray(given[column], dtype=float) for column in PRICED}
+    plain = pd.DataFrame(numbers).assign(timestamp=candles["timestamp"])
+    out, expected = engineer.extract_all_features(given), engineer.extract_all_features(plain)
+    np.testing.assert_array_equal(out, expected)
+    assert out.index.equals(given.index)
+    assert out["momentum_roc_10"].notna().sum() == NUM_BARS - 10
+
+
+def test_missing_figures_of_a_reading_are_missing(engineer, candles):
+    last = engineer.extract_all_features(candles, onchain=OnChainMetrics(exchange_inflows=3, exchange_outflows=None)).iloc[-1]
+    assert np.isnan(last["onchain_net_flow"])
+
+
+def test_history_of_books_in_pairs_is_that_in_lists(engineer, candles):
+    out = engineer.extract_all_features(candles, orderbook=pairs(candles).assign(bids=[[[1, 3]]] * 2))
+    assert out["microstructure_book_imbalance_1"].notna().sum() == 2
+    assert out["microstructure_book_imbalance_1"].max() == 0.5
+
+
+def test_names_of_legs_may_be_written_in_capitals(engineer, candles):
+    given = {"Funding": 1e-4, "SPOT": float(candles["close"].iloc[-1])}
+    last = engineer.extract_all_features(candles, cross_exchange=given).iloc[-1]
+    assert last["cross_exchange_funding_rate"] == pytest.approx(1)
+    assert last["cross_exchange_basis"] == pytest.approx(0)
+    live = engineer.live(candles.iloc[:-1]).update(candles.iloc[-1], cross_exchange=given)
+    np.testing.assert_array_equal(live, last)
 
 
 def test_the_call_of_the_product(engineer, candles):
@@ -188,3 +262,43 @@ def test_a_subclass_adds_its_indicator(candles):
     np.testing.assert_allclose(out[2:], (candles["close"].diff(2) / candles["close"])[2:], rtol=1e-5, atol=1e-9)
     live = mine.live(candles.iloc[:-1]).update(candles.iloc[-1])
     assert live["price_custom_indicator"] == pytest.approx(out.iloc[-1])
+
+
+def test_the_subclass_of_the_product(candles):
+    """A plain method is the user's own business: it neither becomes a feature nor does it harm."""
+
+    class MyCustomFeatures(AdvancedFeatureEngineer):
+        def custom_indicator(self, df):
+            df["my_indicator"] = df["close"] / df["open"]
+            return df
+
+    mine = MyCustomFeatures({})
+    assert mine.names == AdvancedFeatureEngineer().names
+    assert "my_indicator" in mine.custom_indicator(mine.extract_all_features(candles).assign(close=1.0, open=1.0))
+
+
+def declared(function, **options):
+    """Return an engineer with one more feature."""
+    method = feature(category="price", name="custom", **({"lookback": 3, "inputs": ("close",)} | options))(function)
+    return type("Mine", (AdvancedFeatureEngineer,), {"custom": method})({"categories": ("price",)})
+
+
+def test_own_feature_by_pandas_in_the_batch_and_live(candles):
+    def custom(self, bars):
+        return pd.Series(bars.close).rolling(3).mean()
+
+    mine = declared(custom, inputs="close")
+    out = mine.extract_all_features(candles)["price_custom"]
+    np.testing.assert_allclose(out, candles["close"].rolling(3).mean(), rtol=1e-6)
+    assert mine.live(candles.iloc[:-1]).update(candles.iloc[-1])["price_custom"] == out.iloc[-1]
+
+
+def test_own_features_that_break_the_rules_are_named(candles):
+    with pytest.raises(ConfigError, match=r"inputs of price_custom must be among .*, was 'closes'"):
+        declared(lambda self, bars: bars.close, inputs=("closes",))
+    with pytest.raises(DataError, match=r"price_custom must return one value per bar, \(60,\), returned \(58,\)"):
+        declared(lambda self, bars: bars.close[2:]).extract_all_features(candles)
+    with pytest.raises(ConfigError, match="lookback must be at least 1 bar, was 0"):
+        feature("price", lookback=0)
+    with pytest.raises(ConfigError, match="config must be a FeatureConfig or a mapping of its fields, was '1h'"):
+        AdvancedFeatureEngineer("1h")
