@@ -174,7 +174,7 @@ def symbol_breakdown(inputs: EvaluationInput, forecasts: Forecasts, account: Acc
     breakdown = {}
     for row, symbol in enumerate(inputs.panel.symbols):
         only = slice(row, row + 1)
-        figures = _slice_figures(inputs, forecasts, only, np.ones(account.position[only].shape, dtype=bool))
+        figures = _slice_figures(inputs, forecasts[only], only, np.ones(account.position[only].shape, dtype=bool))
         figures["sharpe_ratio"] = figure(inputs, sharpe_statistic(account.asset_net[row], per_year))
         figures["net_return"] = float(account.asset_net[row].sum())
         figures["turnover"] = float(account.asset_turnover[row].sum())
@@ -199,16 +199,16 @@ def regime_breakdown(inputs: EvaluationInput, forecasts: Forecasts, account: Acc
 
 
 def _slice_figures(inputs: EvaluationInput, forecasts: Forecasts, assets: slice, inside: np.ndarray) -> Figures:
-    probabilities = forecasts.probabilities[assets]
+    """Return the main figures of some assets' forecasts at the bars that `inside` marks."""
     labels = np.where(inside, inputs.targets.direction[assets, inputs.bars], -1)
     realised = np.where(inside, inputs.realised[assets], np.nan)
-    counted = _counted(probabilities, labels)
+    counted, score = _counted(forecasts.probabilities, labels), forecasts.tilt
     return {
         "num_forecasts": int(counted.sum()),
-        "accuracy": figure(inputs, accuracy_statistic(_right(probabilities, labels), counted)),
+        "accuracy": figure(inputs, accuracy_statistic(_right(forecasts.probabilities, labels), counted)),
         "majority_share": classification.majority_share(np.where(counted, labels, -1), 3),
-        "auc": classification.auc(forecasts.tilt[assets], np.where(np.isfinite(realised), realised > 0, -1)),
-        "rank_ic": forecast.rank_information_coefficient(forecasts.tilt[assets], realised),
+        "auc": classification.auc(score, np.where(np.isfinite(realised), realised > 0, -1)),
+        "rank_ic": forecast.rank_information_coefficient(score, realised),
     }
 
 

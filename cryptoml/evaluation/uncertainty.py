@@ -68,24 +68,28 @@ def block_sums(values: np.ndarray, mean_block: float, num_draws: int, seed: int)
     num_bars = len(values)
     twice = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(np.concatenate([values, values]), axis=0)])
     sums = np.empty((num_draws, values.shape[1]))
-    drawn = _resamples(num_bars, mean_block, num_draws, seed)
+    starts, lengths, begins = _resamples(num_bars, mean_block, num_draws, seed)
     for first in range(0, num_draws, _DRAWS_AT_ONCE):
-        some = drawn[first : first + _DRAWS_AT_ONCE]
-        starts, lengths = (np.concatenate(parts) for parts in zip(*some, strict=True))
-        whole, rest = np.divmod(lengths, num_bars)
-        blocks = twice[starts + rest] - twice[starts]
+        last = min(first + _DRAWS_AT_ONCE, num_draws)
+        some = slice(begins[first], begins[last])
+        whole, rest = np.divmod(lengths[some], num_bars)
+        blocks = twice[starts[some] + rest] - twice[starts[some]]
         if whole.any():
             blocks += whole[:, None] * twice[num_bars]
-        begins = np.cumsum([0, *(len(part) for part, _ in some[:-1])])
-        sums[first : first + len(some)] = np.add.reduceat(blocks, begins, axis=0)
+        sums[first:last] = np.add.reduceat(blocks, begins[first:last] - begins[first], axis=0)
     return sums
 
 
 @lru_cache(maxsize=4)
-def _resamples(num_bars: int, mean_block: float, num_draws: int, seed: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-    """Draw all resamples; figures of one evaluation share them, so differences between candidates are paired."""
+def _resamples(num_bars: int, mean_block: float, num_draws: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw all resamples: starts and lengths of all blocks, and where each resample begins among them.
+
+    The figures of one evaluation share them, so differences between candidates are paired.
+    """
     rng = np.random.default_rng(seed)
-    return tuple(stationary_blocks(num_bars, mean_block, rng) for _ in range(num_draws))
+    drawn = [stationary_blocks(num_bars, mean_block, rng) for _ in range(num_draws)]
+    begins = np.cumsum([0, *(len(starts) for starts, _ in drawn)])
+    return np.concatenate([starts for starts, _ in drawn]), np.concatenate([lengths for _, lengths in drawn]), begins
 
 
 def interval(statistic: Statistic, *, mean_block: float, num_draws: int = 1000, level: float = 0.95, seed: int = 0) -> Interval:

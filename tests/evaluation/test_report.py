@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -213,3 +215,18 @@ def test_account_axis_has_some_round_values_in_sight(low, high):
     values = [value for value in _round_values(low, high) if low * 0.999 <= value <= high * 1.001]
     assert 1 <= len(values) <= 16
     assert all(f"{value:.6g}".count("9") < 3 for value in values)
+
+
+@pytest.mark.slow
+def test_every_chart_is_drawn_in_a_browser(written, page, tmp_path):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium on this machine")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    options += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path}", "--virtual-time-budget=20000"]
+    command = [browser, *options, "--dump-dom", f"file://{written}"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    boxes = re.findall(r'<div class="chart[^"]*"', shown)
+    assert len(boxes) == len(page.charts)
+    assert all("js-plotly-plot" in box for box in boxes)
+    assert shown.count('class="views"') == sum("views" in chart for chart in page.charts)
