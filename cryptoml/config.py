@@ -67,7 +67,11 @@ class ExperimentConfig(BaseModel):
     scaling: ScalingConfig = ScalingConfig()
     targets: TargetConfig = TargetConfig()
     walk_forward: WalkForwardConfig = WalkForwardConfig()
-    members: tuple[MemberConfig, ...] = (MemberConfig(name="tft"), MemberConfig(name="tcn", architecture="tcn", seed=1))
+    members: tuple[MemberConfig, ...] = (
+        MemberConfig(name="tft"),
+        MemberConfig(name="tcn", architecture="tcn", seed=1),
+        MemberConfig(name="linear", architecture="linear", seed=2),
+    )
     training: TrainingConfig = TrainingConfig()
     workers: WorkerConfig = WorkerConfig()
     sweep: SweepConfig = SweepConfig()

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float, Integer
 from scipy.optimize import minimize_scalar
 
-__all__ = ["conformal_shifts", "convex_weights", "fit_temperature", "log_loss", "tempered"]
+__all__ = ["conformal_shifts", "convex_weights", "fit_temperature", "log_loss", "prudent_weights", "tempered"]
 
 _SMALLEST = 1e-12
 _MAX_STEPS = 2000
@@ -42,6 +42,39 @@ def convex_weights(
     candidates = [_mixture_weights(likelihood), np.full(count, 1.0 / count), *np.eye(count)]
     losses = [-np.mean(np.log(weights @ likelihood)) for weights in candidates]
     return candidates[int(np.argmin(losses))]
+
+
+def prudent_weights(
+    member_probabilities: Float[np.ndarray, "member asset time class"],
+    labels: Integer[np.ndarray, "asset time"],
+    block_bars: int,
+) -> Float[np.ndarray, " member"]:
+    """Equal weights, unless those of `convex_weights` have a lower log loss beyond noise.
+
+    Fitted weights follow the noise of a short validation span, so that equal ones forecast better out of sample unless
+    members differ much: the forecast combination puzzle (Smith & Wallis 2009, Oxford Bulletin of Economics and Statistics
+    71). The gain must exceed twice its standard error over blocks of bars, as labels of neighbouring bars overlap.
+
+    Args:
+        member_probabilities: On validation bars; NaN where there is no forecast.
+        labels: -1 where missing.
+        block_bars: Length of a block, at least that of a label.
+
+    Raises:
+        ValueError: shapes that do not fit, or no sample.
+    """
+    known = (labels >= 0) & np.isfinite(member_probabilities).all(axis=(0, -1))
+    fitted = convex_weights(member_probabilities[:, known], labels[known])
+    equal = np.full(len(fitted), 1.0 / len(fitted))
+    likelihood = np.stack([_of_labels(member[known], labels[known]) for member in member_probabilities])
+    gain = np.zeros(labels.shape)
+    gain[known] = np.log(np.maximum(fitted @ likelihood, _SMALLEST)) - np.log(np.maximum(equal @ likelihood, _SMALLEST))
+    per_bar = gain.sum(axis=0)
+    count = len(per_bar) // block_bars
+    if count < 2:
+        return equal
+    blocks = per_bar[: count * block_bars].reshape(count, block_bars).sum(axis=1)
+    return fitted if blocks.mean() > 2.0 * blocks.std(ddof=1) / np.sqrt(count) else equal
 
 
 def fit_temperature(probabilities: Float[np.ndarray, "sample class"], labels: Integer[np.ndarray, " sample"]) -> float:

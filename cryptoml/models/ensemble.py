@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Integer
 
-from cryptoml.models.calibration import conformal_shifts, convex_weights, fit_temperature, tempered
+from cryptoml.models.calibration import conformal_shifts, fit_temperature, prudent_weights, tempered
 from cryptoml.models.forecaster import Forecast, Forecaster, ForecasterConfig
 
 __all__ = ["Calibration", "Ensemble", "Predictions", "fit_ensemble", "predict_member"]
@@ -130,18 +130,22 @@ def fit_ensemble(
     normalised: Sequence[Predictions],
     direction: Integer[np.ndarray, "asset time"],
     normalised_return: Float[np.ndarray, "asset time horizon"],
+    *,
+    block_bars: int = 48,
 ) -> Ensemble:
     """Choose weights by log loss of direction, then temperature and quantile shifts of the combination.
+
+    Weights are equal unless others are better beyond noise.
 
     Args:
         members: the forecasters.
         normalised: what `predict_member` gives for each of them on validation bars.
         direction: labels, -1 where missing.
         normalised_return: log return / (sigma * sqrt(horizon)), NaN where missing.
+        block_bars: bars over which labels overlap, at least the longest horizon.
     """
     labelled = (direction >= 0) & np.isfinite(normalised[0].probabilities[..., 0])
-    stacked = np.stack([prediction.probabilities[labelled] for prediction in normalised])
-    weights = convex_weights(stacked, direction[labelled])
+    weights = prudent_weights(np.stack([part.probabilities for part in normalised]), direction, block_bars)
     combined = _combine(normalised, list(weights))
     shift = conformal_shifts(combined.quantiles[labelled], normalised_return[labelled], members[0].config.quantiles)
     temperature = fit_temperature(combined.probabilities[labelled], direction[labelled])

@@ -70,7 +70,7 @@ def calibrated(members: Sequence[Forecaster], forecasts: Sequence[Predictions], 
         raise DataError(
             f"validation bars {span.start} to {span.stop - 1} hold no label to calibrate on: too many gaps in the data"
         )
-    return fit_ensemble(members, normalised, direction, returns)
+    return fit_ensemble(members, normalised, direction, returns, block_bars=2 * data.targets.label_bars)
 
 
 def forecast_test(ensemble: Ensemble, forecasts: Sequence[Predictions], data: FoldData) -> Predictions:

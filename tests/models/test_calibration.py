@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cryptoml.models.calibration import conformal_shifts, convex_weights, fit_temperature, log_loss, tempered
+from cryptoml.models.calibration import conformal_shifts, convex_weights, fit_temperature, log_loss, prudent_weights, tempered
 
 
 def draw(seed: int, members: int, samples: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -75,3 +75,30 @@ def test_bad_inputs_are_named() -> None:
     ):
         with pytest.raises(ValueError, match=words):
             call()
+
+
+class TestPrudentWeights:
+    def probabilities(self, labels: np.ndarray, skills: list[float]) -> np.ndarray:
+        sure = np.eye(3)[labels]
+        return np.stack([skill * sure + (1 - skill) / 3 for skill in skills])
+
+    def test_members_of_like_skill_weigh_alike(self) -> None:
+        random = np.random.default_rng(0)
+        labels = random.integers(0, 3, (4, 600))
+        noisy = random.dirichlet(np.ones(3) * 20, size=(3, 4, 600))
+        np.testing.assert_allclose(prudent_weights(noisy, labels, 24), np.full(3, 1 / 3))
+
+    def test_a_member_that_is_clearly_better_takes_all(self) -> None:
+        labels = np.random.default_rng(1).integers(0, 3, (4, 600))
+        weights = prudent_weights(self.probabilities(labels, [0.0, 0.3, 0.0]), labels, 24)
+        np.testing.assert_allclose(weights, [0, 1, 0], atol=1e-3)
+
+    def test_missing_labels_and_forecasts_are_left_out(self) -> None:
+        labels = np.random.default_rng(2).integers(-1, 3, (2, 300))
+        members = self.probabilities(np.maximum(labels, 0), [0.0, 0.4])
+        members[1, 0, :50] = np.nan
+        np.testing.assert_allclose(prudent_weights(members, labels, 10), [0, 1], atol=1e-3)
+
+    def test_a_span_of_one_block_cannot_say(self) -> None:
+        labels = np.random.default_rng(3).integers(0, 3, (2, 30))
+        np.testing.assert_allclose(prudent_weights(self.probabilities(labels, [0.0, 0.4]), labels, 24), [0.5, 0.5])
