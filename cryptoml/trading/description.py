@@ -15,14 +15,19 @@ _WHY = {
 }
 
 
-def describe(signal: Signals) -> dict[str, Any]:
+def describe(signal: Signals, target_position: float | None = None) -> dict[str, Any]:
     """Return one row of signals (`signals[asset, time]`) as a dictionary of plain Python values.
 
     Keys: action, position_size, confidence, stop_loss_pct, take_profit_pct, market_regime, predicted_volatility,
-    expected_edge, reasoning. A missing number is None, a missing regime `"UNKNOWN"`.
+    expected_edge, reasoning, and target_position where it is given. A missing number is None, a missing regime
+    `"UNKNOWN"`.
+
+    Args:
+        signal: One decision.
+        target_position: What to hold after it, signed fraction of equity, as `PositionBook.targets` says.
     """
     action = Action(int(signal.action))
-    return {
+    ticket = {
         "action": action.name,
         "position_size": float(signal.position_size),
         "confidence": _number(signal.confidence),
@@ -33,6 +38,7 @@ def describe(signal: Signals) -> dict[str, Any]:
         "expected_edge": _number(signal.expected_edge),
         "reasoning": _reasoning(signal, action),
     }
+    return ticket if target_position is None else ticket | {"target_position": float(target_position)}
 
 
 def _number(value: Any) -> float | None:

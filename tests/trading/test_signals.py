@@ -100,6 +100,8 @@ def test_description_has_the_published_keys():
     ]  # fmt: skip
     assert ticket["reasoning"] == "UP with 78% confidence in BULL regime"
     assert {type(value) for value in ticket.values()} == {str, float}
+    held = describe(decide(forecasts([0.12, 0.1, 0.78], 0.018), CONFIG), np.float64(-0.01))
+    assert held == ticket | {"target_position": -0.01}
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ function draw(chart) {
   Plotly.react(chart.box, figure.data, layout, { displayModeBar: false, responsive: true });
   chart.drawn = true;
 }
-const later = window.requestIdleCallback || (task => setTimeout(task, 16));
+const later = window.requestIdleCallback ? task => requestIdleCallback(task, { timeout: 200 }) : task => setTimeout(task, 16);
 function drawRest() {
   const next = charts.find(chart => !chart.drawn);
   if (next) { draw(next); later(drawRest); }
