@@ -18,6 +18,7 @@ from cryptoml.errors import ConfigError
 from cryptoml.evaluation.backtest import BacktestConfig
 from cryptoml.evaluation.candidates import BootstrapConfig
 from cryptoml.evaluation.learned_baselines import BaselineConfig
+from cryptoml.features.contract import CATEGORIES
 from cryptoml.features.engineer import FeatureConfig
 from cryptoml.features.scaling import ScalingConfig
 from cryptoml.features.selection import CORE_FEATURES
@@ -93,6 +94,15 @@ class ExperimentConfig(BaseModel):
             raise ValueError(f"members must have different names and be at least one, were {names}")
         if CONTROL in names:
             raise ValueError(f"members must not be called {CONTROL!r}, as the control run is, were {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _groups_are_computed(self) -> Self:
+        computed = self.features.categories or CATEGORIES
+        for member in self.members:
+            absent = [group for group in member.feature_groups or () if group not in computed]
+            if absent:
+                raise ValueError(f"feature_groups of member {member.name} must be among {list(computed)}, was {absent[0]!r}")
         return self
 
     @model_validator(mode="after")

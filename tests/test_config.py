@@ -44,6 +44,11 @@ class TestChanges:
         assert changed.walk_forward.num_folds == 2
         assert base.walk_forward.num_folds == 1
 
+    def test_feature_groups_that_are_not_computed_are_named(self) -> None:
+        member = {"name": "a", "feature_groups": ["price", "onchain"]}
+        message = refused(members=[member], features={"categories": ["price"]})
+        assert "feature_groups of member a must be among ['price'], was 'onchain'" in message
+
     def test_members_are_replaced_as_a_whole(self) -> None:
         changed = preset("debug").updated(members=[{"name": "only", "architecture": "linear"}])
         assert [member.name for member in changed.members] == ["only"]

@@ -1,6 +1,7 @@
 """Small tables of a run that stand beside the figures: the ensemble, its sweep, the control, the known ceiling."""
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,14 @@ CEILING_BARS = 2000
 
 
 def ensemble_table(names: Sequence[str], ensemble: Ensemble) -> dict[str, Any]:
-    """Return the members' weights and the temperature."""
-    weights = {f"weight of {name}": weight for name, weight in zip(names, ensemble.weights, strict=True)}
-    return {**weights, "temperature": ensemble.calibration.temperature}
+    """Return the members' weights, the temperature, and the correlation of each pair's errors on validation data."""
+    table = {f"weight of {name}": weight for name, weight in zip(names, ensemble.weights, strict=True)}
+    table["temperature"] = ensemble.calibration.temperature
+    errors = ensemble.error_correlation
+    if errors is not None:
+        for first, second in combinations(range(len(names)), 2):
+            table[f"error correlation of {names[first]} and {names[second]}"] = float(errors[first, second])
+    return table
 
 
 def sweep_table(trials: Sequence[SweepTrial]) -> dict[str, Any]:

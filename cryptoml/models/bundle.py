@@ -87,6 +87,7 @@ class _StoredConfig(BaseModel):
     weights: tuple[float, ...]
     temperature: float = Field(gt=0)
     quantile_shift: list[list[float]] | None
+    error_correlation: list[list[float]] | None = None
     symbols: tuple[str, ...]
     timeframe: str
     context_bars: int = Field(ge=1)
@@ -142,9 +143,9 @@ def load_bundle(path: str | Path) -> Bundle:
     members = [
         _load_member(_member_file(index), contents[_member_file(index)], member) for index, member in enumerate(config.members)
     ]
-    shift = None if config.quantile_shift is None else np.asarray(config.quantile_shift, dtype=np.float64)
+    shift, errors = _matrix(config.quantile_shift), _matrix(config.error_correlation)
     try:
-        ensemble = Ensemble(members, config.weights, Calibration(config.temperature, shift))
+        ensemble = Ensemble(members, config.weights, Calibration(config.temperature, shift), errors)
     except ValueError as error:
         raise BundleError(f"{_CONFIG}: {error}") from None
     plain = {name: getattr(config, name) for name in _PLAIN_FIELDS}
@@ -153,14 +154,19 @@ def load_bundle(path: str | Path) -> Bundle:
 
 def _stored(bundle: Bundle) -> dict[str, Any]:
     ensemble = bundle.ensemble
-    shift = ensemble.calibration.quantile_shift
+    shift, errors = ensemble.calibration.quantile_shift, ensemble.error_correlation
     return {
         "members": [member.config.model_dump(mode="json") for member in ensemble.members],
         "weights": list(ensemble.weights),
         "temperature": ensemble.calibration.temperature,
         "quantile_shift": None if shift is None else shift.tolist(),
+        "error_correlation": None if errors is None else errors.tolist(),
         **{name: getattr(bundle, name) for name in _PLAIN_FIELDS},
     }
+
+
+def _matrix(rows: list[list[float]] | None) -> np.ndarray | None:
+    return None if rows is None else np.asarray(rows, dtype=np.float64)
 
 
 def _verified(folder: Path) -> dict[str, bytes]:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Integer
+from jaxtyping import Bool, Float, Float32, Integer
 
 from cryptoml.models.calibration import conformal_shifts, fit_temperature, prudent_weights, tempered
+from cryptoml.models.diversity import error_correlation
 from cryptoml.models.forecaster import Forecast, Forecaster, ForecasterConfig
 
 __all__ = ["Calibration", "Ensemble", "Predictions", "fit_ensemble", "predict_member"]
@@ -56,10 +57,14 @@ class Calibration:
 class Ensemble:
     """Forecasters that are averaged by weight.
 
+    A member that reads some features only is absent at a bar where all of those are missing; the others share its weight
+    there.
+
     Attributes:
-        members: forecasters that agree on features, assets, horizons and quantiles.
+        members: forecasters that agree on the feature panel, assets, horizons and quantiles.
         weights: at least 0, summing to 1; equal if empty.
         calibration: applied after averaging.
+        error_correlation: `[member, member]` on validation data, or None where it is not known; for reports.
 
     Raises:
         ValueError: no member, members that disagree, or weights that do not fit.
@@ -68,6 +73,7 @@ class Ensemble:
     members: Sequence[Forecaster]
     weights: tuple[float, ...] = ()
     calibration: Calibration = field(default_factory=Calibration)
+    error_correlation: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if not self.members:
@@ -80,6 +86,9 @@ class Ensemble:
         shift, expected = self.calibration.quantile_shift, (len(self.config.horizons), len(self.config.quantiles))
         if shift is not None and shift.shape != expected:
             raise ValueError(f"quantile_shift must have shape {list(expected)}, was {list(shift.shape)}")
+        found, pairs = self.error_correlation, (len(self.members),) * 2
+        if found is not None and found.shape != pairs:
+            raise ValueError(f"error_correlation must have shape {list(pairs)}, was {list(found.shape)}")
 
     @property
     def config(self) -> ForecasterConfig:
@@ -143,13 +152,26 @@ def fit_ensemble(
         direction: labels, -1 where missing.
         normalised_return: log return / (sigma * sqrt(horizon)), NaN where missing.
         block_bars: bars over which labels overlap, at least the longest horizon.
+
+    Raises:
+        ValueError: no labelled bar that all members forecast; the message names those that forecast none.
     """
-    labelled = (direction >= 0) & np.isfinite(normalised[0].probabilities[..., 0])
-    weights = prudent_weights(np.stack([part.probabilities for part in normalised]), direction, block_bars)
+    together = (direction >= 0) & np.all([_present(part) for part in normalised], axis=0)
+    if not together.any():
+        silent = [index for index, part in enumerate(normalised) if not (_present(part) & (direction >= 0)).any()]
+        raise ValueError(f"members must forecast labelled bars together to be weighed, found none; without any: {silent}")
+    stacked = np.stack([part.probabilities for part in normalised])
+    weights = prudent_weights(stacked, direction, block_bars)
     combined = _combine(normalised, list(weights))
-    shift = conformal_shifts(combined.quantiles[labelled], normalised_return[labelled], members[0].config.quantiles)
-    temperature = fit_temperature(combined.probabilities[labelled], direction[labelled])
-    return Ensemble(members, tuple(float(weight) for weight in weights), Calibration(temperature, shift))
+    known = (direction >= 0) & _present(combined)
+    shift = conformal_shifts(combined.quantiles[known], normalised_return[known], members[0].config.quantiles)
+    temperature = fit_temperature(combined.probabilities[known], direction[known])
+    return Ensemble(
+        members,
+        tuple(float(weight) for weight in weights),
+        Calibration(temperature, shift),
+        error_correlation(stacked[:, together], direction[together]),
+    )
 
 
 def predict_member(
@@ -173,7 +195,8 @@ def predict_member(
             window = torch.tensor(features[:, start - context + 1 : stop], dtype=torch.float32, device=device)
             forecast = member.windowed(window, context, ~torch.isnan(window))
             _store(predictions, forecast, slice(start, stop))
-    absent = np.isnan(features).all(axis=-1)
+    columns = member.config.columns
+    absent = np.isnan(features if columns is None else features[..., list(columns)]).all(axis=-1)
     for part in fields(predictions):
         getattr(predictions, part.name)[absent] = np.nan
     return predictions
@@ -188,13 +211,25 @@ def _store(predictions: Predictions, forecast: Forecast, bars: slice) -> None:
 
 
 def _combine(predictions: Sequence[Predictions], weights: Sequence[float]) -> Predictions:
-    """Average every output by weight; quantiles too, which keeps them sorted."""
+    """Average every output by weight over the members that forecast; quantiles too, which keeps them sorted."""
+    present = [_present(part) for part in predictions]
+    shares = [np.float32(weight) * here for here, weight in zip(present, weights, strict=True)]
+    total = np.sum(shares, axis=0, dtype=np.float32)
+    total = np.where(total > 0.0, total, np.float32(np.nan))
 
     def average(name: str) -> np.ndarray:
-        parts = [getattr(part, name) * np.float32(weight) for part, weight in zip(predictions, weights, strict=True)]
-        return np.asarray(np.sum(parts, axis=0, dtype=np.float32))
+        combined = np.float32(0.0)
+        for part, here, share in zip(predictions, present, shares, strict=True):
+            values = getattr(part, name)
+            tail = (..., *[None] * (values.ndim - 2))
+            combined = combined + np.where(here[tail], values, np.float32(0.0)) * (share / total)[tail]
+        return np.asarray(combined)
 
     return Predictions(**{part.name: average(part.name) for part in fields(Predictions)})
+
+
+def _present(predictions: Predictions) -> Bool[np.ndarray, "asset time"]:
+    return np.isfinite(predictions.probabilities[..., 0])
 
 
 def _calibrate(predictions: Predictions, calibration: Calibration) -> Predictions:

@@ -65,10 +65,12 @@ def calibrated(members: Sequence[Forecaster], forecasts: Sequence[Predictions], 
     with np.errstate(divide="ignore", invalid="ignore"):
         returns = data.targets.log_return[:, bars] / scale
     direction = data.targets.direction[:, bars]
-    known = np.isfinite(returns) & np.isfinite(normalised[0].probabilities[..., :1]) & (direction >= 0)[..., None]
+    forecast = np.all([np.isfinite(part.probabilities[..., 0]) for part in normalised], axis=0)
+    known = np.isfinite(returns) & (forecast & (direction >= 0))[..., None]
     if not known.any(axis=(0, 1)).all():
         raise DataError(
-            f"validation bars {span.start} to {span.stop - 1} hold no label to calibrate on: too many gaps in the data"
+            f"validation bars {span.start} to {span.stop - 1} hold no label that all {len(members)} members forecast, to "
+            f"calibrate on: too many gaps in the data, or in a member's feature groups"
         )
     return fit_ensemble(members, normalised, direction, returns, block_bars=2 * data.targets.label_bars)
 

@@ -13,11 +13,27 @@ from cryptoml.pipeline import open_market, run_pipeline
 
 NUMBERS = ["p_down", "p_sideways", "p_up", "q10", "q50", "q90", "volatility", "confidence", "position_size", "stop_loss_pct"]
 
+MEMBERS = [
+    {"name": "tft", "architecture": "tft", "hidden_size": 16, "num_heads": 2, "variable_size": 4},
+    {"name": "tcn", "architecture": "tcn", "hidden_size": 16, "num_heads": 2, "feature_groups": ["price", "volatility"]},
+    {
+        "name": "outside",
+        "architecture": "linear",
+        "hidden_size": 8,
+        "num_heads": 2,
+        "feature_groups": ["onchain", "cross_exchange"],
+    },
+]
+
 
 @pytest.mark.slow
 def test_live_equals_the_table_of_the_pipeline(tmp_path: Path) -> None:
     config = preset("debug").updated(
-        market={"num_bars": 3200}, training={"max_epochs": 1}, sweep={"num_trials": 0}, shuffled_label_run=False
+        market={"num_bars": 3200},
+        training={"max_epochs": 1},
+        sweep={"num_trials": 0},
+        shuffled_label_run=False,
+        members=MEMBERS,
     )
     market = open_market("synthetic", config)
     table = run_pipeline(config, market, tmp_path).predictions

@@ -19,12 +19,15 @@ from cryptoml.models.forecaster import ForecasterConfig, build_forecaster
 def make_bundle(seed: int = 0) -> Bundle:
     torch.manual_seed(seed)
     members = [
-        build_forecaster(ForecasterConfig(architecture=name, num_features=3, num_assets=2, hidden_size=4, num_heads=2))
-        for name in ("tft", "tcn", "linear")
+        build_forecaster(
+            ForecasterConfig(architecture=name, num_features=3, columns=columns, num_assets=2, hidden_size=4, num_heads=2)
+        )
+        for name, columns in (("tft", None), ("tcn", (0, 2)), ("linear", (1,)))
     ]
+    correlation = np.array([[1.0, 0.9, 0.8], [0.9, 1.0, 0.7], [0.8, 0.7, 1.0]])
     shift = np.random.default_rng(seed).normal(size=(3, 3))
     return Bundle(
-        ensemble=Ensemble(members, (0.1, 0.2, 0.7), Calibration(1.1, shift)),
+        ensemble=Ensemble(members, (0.1, 0.2, 0.7), Calibration(1.1, shift), correlation),
         symbols=("BTCUSDT", "ETHUSDT"),
         timeframe="1h",
         context_bars=8,
@@ -73,6 +76,8 @@ def test_everything_comes_back_bit_by_bit(saved: Path) -> None:
         assert np.array_equal(loaded.scaler[name], original.scaler[name])
     shifts = [bundle.ensemble.calibration.quantile_shift for bundle in (original, loaded)]
     assert np.array_equal(*shifts)
+    assert np.array_equal(*(bundle.ensemble.error_correlation for bundle in (original, loaded)))
+    assert [member.config.columns for member in loaded.ensemble.members] == [None, (0, 2), (1,)]
     for name in ("symbols", "feature_names", "feature_lookbacks", "feature_config", "context_bars", "created_at"):
         assert getattr(loaded, name) == getattr(original, name)
     assert loaded.metrics == {"accuracy": 0.5, "sharpe": None, "by_symbol": {"BTCUSDT": [1, 2]}}
@@ -169,6 +174,7 @@ def test_a_file_outside_the_folder_is_refused(saved: Path) -> None:
         ({"wings": 2}, "config.json: wings: Extra inputs"),
         ({"feature_names": ["return_1"]}, "config.json: feature_names must have 3 entries as the members have, had 1"),
         ({"quantile_shift": [[0.0]]}, r"config.json: quantile_shift must have shape \[3, 3\]"),
+        ({"error_correlation": [[1.0]]}, r"config.json: error_correlation must have shape \[3, 3\]"),
         ({"members": []}, "config.json: members"),
     ],
 )

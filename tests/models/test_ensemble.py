@@ -134,6 +134,41 @@ def test_fit_on_validation_predictions() -> None:
     assert ensemble.calibration.temperature > 0
     assert ensemble.calibration.quantile_shift is not None
     assert np.isfinite(ensemble.calibration.quantile_shift).all()
+    assert ensemble.error_correlation is not None
+    assert ensemble.error_correlation.shape == (3, 3)
+    assert (ensemble.error_correlation[np.triu_indices(3, 1)] < 1).all()
+
+
+def test_members_of_different_feature_groups_forecast_together() -> None:
+    (features, sigma), members = make_inputs(), [make_member("tcn", 0, columns=(0, 1)), make_member("linear", 1, columns=(2, 3))]
+    both = Ensemble(members, (0.25, 0.75)).predict(features, sigma, CONTEXT)
+    narrow = make_member("tcn", 0, num_features=2)
+    assert_equal(predict_member(members[0], features, CONTEXT), predict_member(narrow, features[..., :2], CONTEXT))
+    alone = [Ensemble([member]).predict(features, sigma, CONTEXT) for member in members]
+    there = np.stack([~np.isnan(features[..., columns]).all(-1) for columns in ([0, 1], [2, 3])])
+    there[..., : CONTEXT - 1] = False
+    left, right = (part.probabilities for part in alone)
+    np.testing.assert_allclose(both.probabilities[there.all(0)], (0.25 * left + 0.75 * right)[there.all(0)], atol=1e-6)
+    np.testing.assert_allclose(both.probabilities[there[0] & ~there[1]], left[there[0] & ~there[1]], atol=1e-6)
+    assert there[0].any()
+    assert not there.all(0)[there[0]].all()
+    assert np.isnan(both.probabilities[~there.any(0)]).all()
+    assert np.isfinite(both.quantiles[there.any(0)]).all()
+
+
+def test_a_group_that_is_not_delivered_silences_its_member_alone() -> None:
+    (features, sigma), members = make_inputs(), [make_member("tcn", 0, columns=(0, 1)), make_member("linear", 1, columns=(2, 3))]
+    features[..., 2:] = np.nan
+    ensemble = Ensemble(members, (0.25, 0.75))
+    assert_equal(ensemble.predict(features, sigma, CONTEXT), Ensemble(members[:1]).predict(features, sigma, CONTEXT), atol=1e-6)
+
+
+def test_members_that_never_meet_cannot_be_weighed() -> None:
+    (features, _), members = make_inputs(), [make_member("tcn", 0, columns=(0, 1)), make_member("linear", 1, columns=(2, 3))]
+    features[..., 2:] = np.nan
+    forecasts = [predict_member(member, features, CONTEXT) for member in members]
+    with pytest.raises(ValueError, match=r"members must forecast labelled bars together .*without any: \[1\]"):
+        fit_ensemble(members, forecasts, np.ones((ASSETS, TIME), np.int8), np.zeros((ASSETS, TIME, 3)))
 
 
 def test_bad_inputs_are_named() -> None:
@@ -144,6 +179,7 @@ def test_bad_inputs_are_named() -> None:
         (lambda: Ensemble([member, make_member(horizons=(1, 4))]), "members must agree on horizons"),
         (lambda: Ensemble([member], (0.5,)), "weights must be 1 numbers"),
         (lambda: Ensemble([member], (), Calibration(1.0, np.zeros((2, 3)))), r"quantile_shift must have shape \[3, 3\]"),
+        (lambda: Ensemble([member], error_correlation=np.eye(2)), r"error_correlation must have shape \[1, 1\]"),
         (lambda: ensemble.predict(features[..., :2], sigma, CONTEXT), r"features must have shape \[3, time, 4\]"),
         (lambda: ensemble.predict(features, sigma[:, :4], CONTEXT), r"sigma must have shape \[3, 30\], was \[3, 4\]"),
     ):
