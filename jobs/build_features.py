@@ -8,11 +8,13 @@ Runs on a private Ray cluster on this machine, or on the one that RAY_ADDRESS na
 import sys
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from cryptoml.errors import ConfigError
 from cryptoml.features.engineer import AdvancedFeatureEngineer
-from cryptoml.features.store import FeatureLakeReport, build_feature_lake
+from cryptoml.features.store import FeatureLakeReport, build_feature_lake, category_table, describe_features
 from jobs.command_line import run
 
 __all__ = ["FeaturesArguments", "main"]
@@ -46,6 +48,8 @@ class FeaturesArguments:
     """How often a failed file is tried again."""
     engine: Literal["ray", "local"] = "ray"
     """ray: side by side on Ray; local: one after the other in this process."""
+    describe: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Then read all features and print their number and the share of missing values, by category and one by one."""
 
 
 def main(arguments: FeaturesArguments) -> int:
@@ -54,9 +58,19 @@ def main(arguments: FeaturesArguments) -> int:
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, was {value}")
-    report = _build(arguments, _engineer(arguments))
+    engineer = _engineer(arguments)
+    report = _build(arguments, engineer)
     sys.stdout.write(f"{report.to_text()}\n")
+    if arguments.describe:
+        sys.stdout.write(_description(arguments.out, engineer))
     return 1 if report.failed else 0
+
+
+def _description(out: str, engineer: AdvancedFeatureEngineer) -> str:
+    features = describe_features(out, engineer)
+    longest = f"{len(features)} features; the longest lookback is {engineer.max_lookback} bars of {engineer.config.timeframe}"
+    tables = [table.to_string(index=False, float_format="%.4f") for table in (category_table(features), features)]
+    return f"\n{longest}\n\nShare of missing values by category\n{tables[0]}\n\nand by feature\n{tables[1]}\n"
 
 
 def _engineer(arguments: FeaturesArguments) -> AdvancedFeatureEngineer:

@@ -100,7 +100,8 @@ def ingest_exchange(
 ) -> IngestReport:
     """Download the closed candles that the lake lacks before its first and after its last bar of each symbol.
 
-    A download goes on from the lake's last bar even where `since` is later, so that it leaves no hole.
+    A download goes on from the lake's last bar even where `since` is later, so that it leaves no hole. A market other than
+    the one downloaded before, such as the spot market where the lake has the perpetual, is a failed source.
 
     Args:
         lake: Where to; every page is appended as it comes.
@@ -126,6 +127,7 @@ def ingest_exchange(
         partition = {"timeframe": timeframe, "symbol": market}
         spec, partition = (CANDLES, partition) if venue is None else (VENUE_CANDLES, {"venue": venue, **partition})
         try:
+            lake.claim(spec, partition, f"{exchange.id} {symbol}")
             for start, stop in _missing_spans(lake, spec, partition, since, end):
                 pages = download_candles(exchange, symbol, timeframe, start, stop, retry=retry)
                 watched = _watched(pages, symbol, timeframe, start, stop)

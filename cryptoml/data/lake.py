@@ -3,6 +3,7 @@
     candles/timeframe=1h/symbol=BTCUSDT/2023.parquet       a file a year for bars of 1 h and longer, funding, on-chain
     candles/timeframe=5m/symbol=BTCUSDT/2023-05.parquet    a file a month for shorter bars
     trades/symbol=BTCUSDT/2023-05-17.parquet               a file a day for trades and order-book snapshots
+    candles/timeframe=1h/symbol=BTCUSDT/.market            the exchange's market that was downloaded there
     quarantine/<source>.parquet                            rejected rows of one source, with reasons
     health/<time>-<id>.json                                what one ingest found
 
@@ -47,6 +48,7 @@ QUARANTINE_SCHEMA = pa.schema(
     ]
 )
 
+MARKET_NAME = ".market"
 Instant = str | datetime | pd.Timestamp
 """An instant; text and naive values are read as UTC."""
 
@@ -160,6 +162,26 @@ class Lake:
                     table = _cast(spec, pa.Table.from_batches([batch]))
                     bounds = _bounds(since, until)
                     yield (table if bounds is None else table.filter(bounds)).select(names).to_pandas()
+
+    def claim(self, spec: TableSpec, partition: Mapping[str, str], market: str) -> None:
+        """Note of which market a partition is: spot and perpetual of one pair share a symbol and must not be mixed.
+
+        Args:
+            spec: The table.
+            partition: A value for each of the table's partition keys.
+            market: Exchange and market in full, such as "binance BTC/USDT:USDT".
+
+        Raises:
+            DataError: The partition is of another market.
+        """
+        path = f"{_folder(spec, partition)}/{MARKET_NAME}"
+        if not self.storage.exists(path):
+            self.storage.publish(path, market.encode())
+        elif (holds := self.storage.read(path).decode()) != market:
+            raise DataError(
+                f"{spec.name} of {partition['symbol']} in the lake are those of {holds}, not of {market}: "
+                "keep the other market as a venue of its own, such as venue_candles of binance_spot"
+            )
 
     def partitions(self, spec: TableSpec) -> list[dict[str, str]]:
         """Return the partitions of a table that hold rows, sorted, each as key to value."""

@@ -150,6 +150,15 @@ class TestIngest:
         rows = lake.read(VENUE_CANDLES, {"venue": "binance_spot", **BTC})
         assert (rows["available_at"] - rows["timestamp"] == pd.Timedelta(hours=1)).all()
 
+    def test_spot_is_not_mixed_into_the_perpetual_of_the_same_pair(self, tmp_path, exchange: Any) -> None:
+        lake = Lake(tmp_path)
+        lake.claim(CANDLES, BTC, "binance BTC/USDT:USDT")
+        report = ingest_exchange(lake, exchange, ["BTC/USDT", "ETH/USDT"], "1h", SINCE, retry=QUICK)
+        (error,) = report.health.file_errors
+        assert "are those of binance BTC/USDT:USDT, not of binance BTC/USDT: keep the other market as a venue" in error.message
+        assert (lake.symbols("1h"), report.exit_code) == (["ETHUSDT"], 1)
+        assert ingest_exchange(lake, exchange, ["ETH/USDT"], "1h", SINCE, retry=QUICK).exit_code == 0
+
     def test_two_markets_of_one_name_are_refused(self, tmp_path, exchange: Any) -> None:
         with pytest.raises(ConfigError, match="'BTC/USDT' and 'BTC/USDT:USDT' are both BTCUSDT"):
             ingest_exchange(Lake(tmp_path), exchange, ["BTC/USDT", "BTC/USDT:USDT"], "1h", SINCE, retry=QUICK)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cryptoml.data.panel import CANDLE_FIELDS, Panel, panel_from_frames
+from cryptoml.data.panel import CANDLE_FIELDS, Panel, panel_from_frames, panel_on_grid
 from cryptoml.errors import DataError
 
 START = pd.Timestamp("2024-01-01", tz="UTC")
@@ -165,3 +165,20 @@ def test_a_table_that_breaks_its_schema_is_named(panel: Panel) -> None:
     broken_panel = Panel(panel.symbols, "1h", panel.timestamps, panel.candles, {"funding": {"AUSDT": funding(0)[["timestamp"]]}})
     with pytest.raises(DataError, match="funding of AUSDT"):
         broken_panel.fingerprint()
+
+
+def test_a_grid_from_edge_to_edge_whatever_bars_there_are() -> None:
+    stop = START + pd.Timedelta("6h")
+    frames = {"AUSDT": candles(2, 5)[["timestamp", "close"]], "BUSDT": candles(0, 0)}
+    panel = panel_on_grid(frames, "1h", START - pd.Timedelta("1h"), stop)
+    assert (panel.timestamps[0], panel.timestamps[-1]) == (START - pd.Timedelta("1h"), START + pd.Timedelta("5h"))
+    assert np.flatnonzero(panel.present[0]).tolist() == [3, 4, 5]
+    assert not panel.present[1].any()
+    assert np.isnan(panel.field("open")).all()
+    assert panel_on_grid({"BUSDT": frames["BUSDT"]}, "1h", stop, stop).num_bars == 0
+
+
+def test_weeks_on_a_grid_open_on_monday() -> None:
+    thursday = pd.Timestamp("2024-01-04", tz="UTC")
+    panel = panel_on_grid({"AUSDT": candles(0, 0)}, "1w", thursday, thursday + pd.Timedelta(days=14))
+    assert panel.timestamps.tolist() == [pd.Timestamp("2024-01-08", tz="UTC"), pd.Timestamp("2024-01-15", tz="UTC")]

@@ -16,6 +16,7 @@ import pytest
 from cryptoml.data.lake import Lake
 from cryptoml.data.schema import CANDLES
 from cryptoml.data.synthetic import MarketConfig, synthetic_market
+from cryptoml.features.engineer import AdvancedFeatureEngineer
 from cryptoml.features.store import read_features
 from jobs.build_features import FeaturesArguments, main
 from jobs.command_line import run
@@ -74,6 +75,19 @@ class TestHere:
         assert capsys.readouterr().out.splitlines()[-1] == "0 built, 3 kept, 0 failed; 3600 rows"
         assert list(read_features(tmp_path / "out", "BTC/USDT").columns) == list(INCLUDE[1:])
         assert len(pd.read_csv(tmp_path / "out/features/timeframe=1h/_status.csv")) == 3
+
+    def test_describes_what_it_built(self, lake: Path, tmp_path: Path, capsys) -> None:
+        include = ("--include", "momentum_rsi_14", "onchain_net_flow", "cross_section_rank_return_1h")
+        assert job("--lake", lake, "--out", tmp_path / "out", "--engine", "local", "--describe", *include) == 0
+        out = capsys.readouterr().out
+        lookback = AdvancedFeatureEngineer({"include": include[1:]}).max_lookback
+        assert f"3 features; the longest lookback is {lookback} bars of 1h" in out
+        rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.strip()}
+        assert rows["onchain"] == ["1", "0", "1.0000", "1.0000"]
+        assert rows["momentum"][:2] == ["1", "1"]
+        assert rows["onchain_net_flow"][-2:] == ["0", "1.0000"]
+        warm_up = int(rows["momentum_rsi_14"][1]) - 1
+        assert rows["momentum_rsi_14"][-2:] == ["3", f"{warm_up / 900:.4f}"]
 
     def test_a_failed_symbol_gives_code_1_and_its_name(self, lake: Path, tmp_path: Path, capsys) -> None:
         next((lake / "candles/timeframe=1h/symbol=ETHUSDT").glob("*.parquet")).write_bytes(b"PAR1")

@@ -10,7 +10,7 @@ from cryptoml.data.schema import TRADES
 from cryptoml.data.sources.columns import CANDLE_ALIASES
 from cryptoml.data.sources.file_names import FileName, parse_file_name
 from cryptoml.data.sources.markets import split_by_market
-from cryptoml.data.sources.raw_files import BATCH_ROWS, read_raw
+from cryptoml.data.sources.raw_files import read_raw
 from cryptoml.data.sources.tables import TableRows, read_columns, settle_rows
 from cryptoml.data.validation.quarantine import Fault, to_numbers
 from cryptoml.data.validation.timestamps import to_utc
@@ -32,11 +32,12 @@ _REQUIRED = ("timestamp", "trade_id", "price", "size")
 _BINANCE = ("id", "price", "qty", "quote_qty", "time", "is_buyer_maker", "is_best_match")
 _BINANCE_AGGREGATED = ("agg_trade_id", "price", "qty", "first_id", "last_id", "transact_time", "is_buyer_maker", "is_best_match")
 _FREQTRADE = ("timestamp", "id", "type", "side", "price", "amount", "cost")
+_BATCH_TRADES = 524_288  # a lake's file of a day is merged with each batch
 _BUYS, _SELLS = ("buy", "b", "bid", "true", "1"), ("sell", "s", "ask", "false", "0")
 
 
 def read_trades_file(
-    path: str | Path, *, symbol: str | None = None, assume_timezone: str | None = None, batch_rows: int = BATCH_ROWS
+    path: str | Path, *, symbol: str | None = None, assume_timezone: str | None = None, batch_rows: int = _BATCH_TRADES
 ) -> Iterator[TableRows]:
     """Yield trades in the schema `TRADES`: prices in the quote, sizes in the base asset.
 

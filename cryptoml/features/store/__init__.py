@@ -12,6 +12,7 @@ from cryptoml.features.store.build import FeatureLakeReport, build_feature_lake
 from cryptoml.features.store.compute import run_item
 from cryptoml.features.store.manifest import ItemStatus
 from cryptoml.features.store.reading import read_feature_panel, read_features
+from cryptoml.features.store.summary import category_table, describe_features
 from cryptoml.features.store.work_items import WorkItem
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "ItemStatus",
     "WorkItem",
     "build_feature_lake",
+    "category_table",
+    "describe_features",
     "read_feature_panel",
     "read_features",
     "run_item",

@@ -21,16 +21,17 @@ from cryptoml.errors import DataError
 from cryptoml.features.engineer import FeaturePanel
 from cryptoml.features.store.files import cross_section_folder, features_folder, start_of
 
-__all__ = ["read_feature_panel", "read_features", "stored_symbols"]
+__all__ = ["feature_tables", "read_feature_panel", "read_features", "stored_symbols"]
 
 FloatArray = NDArray[np.float32]
 KEYS = ("timestamp", "symbol")
 Bounds = tuple[pd.Timestamp | None, pd.Timestamp | None]
 
 
-def stored_symbols(root: str | Path, timeframe: str = "1h") -> list[str]:
+def stored_symbols(root: str | Path | Storage, timeframe: str = "1h") -> list[str]:
     """Return the symbols that have features of a timeframe, sorted."""
-    files = open_storage(root).list_files(features_folder(timeframe), recursive=True)
+    storage = root if isinstance(root, Storage) else open_storage(root)
+    files = storage.list_files(features_folder(timeframe), recursive=True)
     parts = {path.split("/")[2] for path in files if path.count("/") == 3}
     return sorted(part.removeprefix("symbol=") for part in parts)
 
@@ -98,6 +99,16 @@ def read_feature_panel(
         for symbol, part in _by_symbol(table):
             values[wanted.index(symbol), grid.get_indexer(_stamps(part)), len(own) :] = _matrix(part, across)
     return FeaturePanel(values, own + across, wanted, grid, timeframe)
+
+
+def feature_tables(storage: Storage, timeframe: str) -> Iterator[tuple[str, pa.Table]]:
+    """Yield symbol and features, file by file: first each symbol's own, then those over the cross-section."""
+    for symbol in stored_symbols(storage, timeframe):
+        for table in _tables(storage, _files(storage, features_folder(timeframe, symbol), (None, None)), None):
+            yield symbol, table.drop_columns("timestamp")
+    for table in _tables(storage, _files(storage, cross_section_folder(timeframe), (None, None)), None):
+        for symbol, part in _by_symbol(table):
+            yield symbol, part.drop_columns(list(KEYS))
 
 
 def _own_files(storage: Storage, timeframe: str, symbol: str, bounds: Bounds) -> list[str]:
