@@ -55,7 +55,7 @@ def model_cards(report: Report) -> Iterator[str]:
 def search_cards(report: Report) -> Iterator[str]:
     """How the model was chosen, and how much of it is luck of the search or of the seed."""
     trials = chart(model_charts.trial_points(report.trials)) + _trials_table(report)
-    yield card("Sweep", "Every configuration tried; the lowest validation loss won.", trials)
+    yield card("Sweep", "Every configuration tried, by what they differ in; the lowest validation loss won.", trials)
     yield card("Luck of the search", "On the bars that the sweep chose by.", pairs_table(_selection(report.selection)))
     for name, found in report.seeds.items():
         heading = "Seeds" if name == report.ensemble.name else f"Seeds of {shown_name(name)}"
@@ -79,7 +79,8 @@ def data_cards(report: Report) -> Iterator[str]:
 def _trials_table(report: Report) -> str:
     if not report.trials:
         return ""
-    names = list(dict.fromkeys(name for trial in report.trials for name in trial["parameters"]))
+    found = dict.fromkeys(name for trial in report.trials for name in trial["parameters"])
+    names = [name for name in found if len({cell(trial["parameters"].get(name)) for trial in report.trials}) > 1]
     ranked = sorted(report.trials, key=lambda trial: np.inf if trial.get("loss") is None else trial["loss"])
     rows = [
         (
