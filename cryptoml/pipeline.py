@@ -26,7 +26,7 @@ from cryptoml.data.market import Market, read_market
 from cryptoml.data.run_folder import RunFolder, publish_file
 from cryptoml.data.splits import Fold, Span
 from cryptoml.evaluation.candidates import EvaluationInput, candidate_from_predictions
-from cryptoml.evaluation.findings import ceiling_table, control_table, ensemble_table, sweep_table
+from cryptoml.evaluation.findings import ceiling_table, control_table, ensemble_table, planted_table, sweep_table
 from cryptoml.evaluation.folds import join_candidates, join_predictions
 from cryptoml.evaluation.importance import importance_by_category
 from cryptoml.evaluation.predictions import predictions_frame
@@ -47,11 +47,6 @@ __all__ = ["Market", "Outcome", "Pipeline", "Stages", "open_market", "plan_folds
 logger = logging.getLogger(__name__)
 
 LIBRARIES = ("cryptoml", "torch", "numpy", "pandas", "TA-Lib")
-NOT_YET = {
-    "probability of backtest overfitting": "needs the returns of every trial of the sweep, which are not kept",
-    "five seeds": "one seed per run; repeat with --seed",
-    "ablations": "not part of this run",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,13 +188,16 @@ class Pipeline:
             ensemble=ensemble,
             baselines=evaluations,
             skipped={one.name: one.skipped for one in candidates if one.skipped is not None},
-            missing=NOT_YET,
+            missing=self._missing(),
             config=self.config.model_dump(mode="json"),
             history={part.name: part.history for part in forecasts[-1].fitted},
             importance=forecasts[-1].importance,
             importance_by_category=importance_by_category(forecasts[-1].importance),
+            attention=forecasts[-1].attention,
+            graph=forecasts[-1].graph,
+            trials=[trial.row() for trial in self.trials],
             health=self.market.health.rows(),
-            extras=self._findings(inputs, ensemble, evaluations, forecasts[-1].ensemble),
+            extras=self._findings(inputs, ensemble, evaluations, forecasts[-1]),
         )
         return report, frame
 
@@ -228,17 +226,30 @@ class Pipeline:
         save_bundle(self.run.out / "bundle", bundle)
         self.run.upload("bundle")
 
+    def _missing(self) -> dict[str, str]:
+        """Return what a complete protocol would hold and this run does not, with the reason."""
+        config = self.config
+        missing = {"probability of backtest overfitting": "needs the returns of every trial of the sweep, which are not kept"}
+        if config.num_seeds < 5:
+            missing["five seeds"] = f"{config.num_seeds} asked for; `num_seeds` (--seeds) sets them"
+        if not config.ablations:
+            missing["ablations of graph and feature categories"] = "not asked for; the setting `ablations` adds them"
+        if not config.continual_steps:
+            missing["ablation of the continual step"] = "not asked for; the setting `continual_steps` adds it"
+        return missing
+
     def _findings(
-        self, inputs: EvaluationInput, ensemble: Evaluation, others: dict[str, Evaluation], model: Ensemble
+        self, inputs: EvaluationInput, ensemble: Evaluation, others: dict[str, Evaluation], last: FoldForecast
     ) -> dict[str, dict[str, Any]]:
         names = [member.name for member in self.config.members]
-        tables = {"Ensemble": ensemble_table(names, model), "Sweep": sweep_table(self.trials)}
+        tables = {"Ensemble": ensemble_table(names, last.ensemble), "Sweep": sweep_table(self.trials)}
         if CONTROL in others:
             tables["Control on shuffled labels"] = control_table(inputs, others[CONTROL])
         if self.market.health.file_errors:
             tables["Not read"] = {error.source: error.message for error in self.market.health.file_errors}
         if self.market.synthetic is not None:
-            tables["Built-in market"] = ceiling_table(self.market.synthetic, inputs, ensemble)
+            found = planted_table(self.market.synthetic, inputs, ensemble, last.graph)
+            tables["Built-in market"] = ceiling_table(self.market.synthetic, inputs, ensemble) | found
         return tables
 
 

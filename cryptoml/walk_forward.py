@@ -22,6 +22,7 @@ from cryptoml.data.splits import Fold, Span, first_test_bar, walk_forward
 from cryptoml.errors import ConfigError
 from cryptoml.evaluation.baselines import BASELINES, run_baselines
 from cryptoml.evaluation.candidates import Candidate, EvaluationInput, candidate_from_predictions
+from cryptoml.evaluation.explanation import asset_graph, temporal_attention
 from cryptoml.evaluation.folds import join_predictions
 from cryptoml.evaluation.importance import feature_importance
 from cryptoml.features.contract import CATEGORIES, category_of
@@ -129,6 +130,8 @@ class FoldForecast:
     scaler: FeatureScaler
     fitted: list[FittedMember]
     importance: dict[str, float]
+    attention: dict[str, np.ndarray]
+    graph: np.ndarray | None
     predictions: Predictions
     others: list[Candidate]
 
@@ -179,9 +182,18 @@ class Walk:
         with progress_bar("baselines", "model", len(BASELINES)) as bar:
             others = run_baselines(inputs, data.features, self.config.baselines, on_baseline=lambda _: bar.update())
         others += [candidate_from_predictions(name, found, inputs) for name, found in self._compared(refit)]
-        validation = data.features[:, fold.validation.bars]
-        importance = feature_importance(ensemble.members, ensemble.weights, validation, self.features.names)
-        return FoldForecast(ensemble, refit.scaler, refit.fitted, importance, refit.predictions(), others)
+        members, bars = ensemble.members, data.features[:, fold.validation.bars]
+        names = [part.name for part in refit.fitted]
+        return FoldForecast(
+            ensemble=ensemble,
+            scaler=refit.scaler,
+            fitted=refit.fitted,
+            importance=feature_importance(members, ensemble.weights, bars, self.features.names),
+            attention=temporal_attention(dict(zip(names, members, strict=True)), bars, self.config.lookback),
+            graph=asset_graph(members, ensemble.weights, bars, self.config.lookback),
+            predictions=refit.predictions(),
+            others=others,
+        )
 
     def _compared(self, refit: Refit) -> Iterator[tuple[str, Predictions]]:
         """Forecasts of single members, of other seeds, of ablations, of the control run, and with continual steps."""

@@ -8,12 +8,13 @@ import numpy as np
 
 from cryptoml.data.synthetic import SyntheticMarket
 from cryptoml.evaluation.candidates import EvaluationInput
+from cryptoml.evaluation.classification import accuracy, auc
 from cryptoml.evaluation.protocol import Evaluation
 from cryptoml.evaluation.uncertainty import chance_interval
 from cryptoml.models.ensemble import Ensemble
 from cryptoml.training.sweep import SweepTrial
 
-__all__ = ["ceiling_table", "control_table", "ensemble_table", "sweep_table"]
+__all__ = ["ceiling_table", "control_table", "ensemble_table", "planted_table", "sweep_table"]
 
 CEILING_BARS = 2000
 
@@ -70,6 +71,28 @@ def ceiling_table(market: SyntheticMarket, inputs: EvaluationInput, ensemble: Ev
         "ceiling (true state known)": ceiling.accuracy,
         "share of the way": ceiling.share_of_ceiling(accuracy),
     }
+
+
+def planted_table(
+    market: SyntheticMarket, inputs: EvaluationInput, ensemble: Evaluation, graph: np.ndarray | None
+) -> dict[str, float]:
+    """Return how well what was planted in the built-in market is recovered.
+
+    Args:
+        market: Knows the truth.
+        inputs: The test bars.
+        ensemble: Its forecasts of the regime are compared with the true state of the market.
+        graph: Weight with which each asset (row) listens to each (column); None leaves the edges out.
+    """
+    found = {}
+    pairs = ~np.eye(len(market.adjacency), dtype=bool)
+    if graph is not None and market.adjacency[pairs].any():
+        found["leaders found (AUC of the graph's edges)"] = auc(graph[pairs], market.adjacency[pairs])
+    forecasts = ensemble.candidate.forecasts
+    if forecasts is not None and forecasts.regime is not None:
+        regime = np.broadcast_to(market.regimes[inputs.bars], forecasts.regime.shape[:2])
+        found["regime accuracy (true state)"] = accuracy(forecasts.regime, regime)
+    return found
 
 
 def _answers(evaluation: Evaluation) -> np.ndarray:
