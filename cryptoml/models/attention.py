@@ -51,12 +51,12 @@ class InterpretableAttention(nn.Module):
         return self.output(attended[:, : x.shape[1]])
 
     def last(self, x: Float[Tensor, "row time hidden"]) -> tuple[Float[Tensor, "row 1 hidden"], Float[Tensor, "row 1 time"]]:
-        """Attend from the last bar alone; also return its weights averaged over heads, 0 outside the lookback."""
+        """Attend from the last bar alone; also return its weights averaged over heads, 0 outside the lookback, summing to 1."""
         past = x[:, -self.lookback :]
         scores = self._heads(self.query(x[:, -1:])) * self.scale @ self._heads(self.key(past)).transpose(-1, -2)
         weights = torch.softmax(scores, dim=-1).mean(dim=1)
         attended = self.output(self.dropout(weights) @ self.value(past))
-        return attended, functional.pad(weights, (x.shape[1] - past.shape[1], 0))
+        return attended, functional.pad(_shares(weights), (x.shape[1] - past.shape[1], 0))
 
     def forecast_last(
         self, past: Float[Tensor, "row time hidden"], future: Float[Tensor, "row horizon hidden"]
@@ -68,8 +68,7 @@ class InterpretableAttention(nn.Module):
         seen = past[:, -self.lookback :]
         key, value = self._heads(self.key(seen))[:, :, None], self.value(seen)[:, None]
         attended, weights = self._forecast(key, value, future[:, None, None], None)
-        shares = weights[:, 0, 0] / weights[:, 0, 0].sum(dim=-1, keepdim=True)
-        return attended[:, 0, 0], functional.pad(shares, (past.shape[1] - seen.shape[1], 0))
+        return attended[:, 0, 0], functional.pad(_shares(weights[:, 0, 0]), (past.shape[1] - seen.shape[1], 0))
 
     def forecast_all(
         self, past: Float[Tensor, "row time hidden"], future: Float[Tensor, "row origin horizon hidden"]
@@ -118,6 +117,12 @@ class InterpretableAttention(nn.Module):
         band = (key <= query) & (key > query - self.lookback)
         exists = first + torch.arange(blocks, device=device)[:, None] * block + key >= 0
         return band & exists[:, None]
+
+
+def _shares(weights: Float[Tensor, "*lead item"]) -> Float[Tensor, "*lead item"]:
+    """Divide by the sum over the last axis, in float32 at least, so that rounded weights sum to 1 again."""
+    precise = weights.to(torch.promote_types(weights.dtype, torch.float32))
+    return precise / precise.sum(dim=-1, keepdim=True)
 
 
 def _blocks(

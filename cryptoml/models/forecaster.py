@@ -26,6 +26,9 @@ __all__ = ["ARCHITECTURES", "Forecast", "Forecaster", "ForecasterConfig", "build
 
 Architecture = Literal["tft", "tcn", "patch", "linear"]
 
+_PAIRS_AT_ONCE = 1 << 22
+"""Pairs of assets per head that the graph normalises in one go."""
+
 
 class Forecast(NamedTuple):
     """One forecast per leading axes; returns and volatility are in units of the origin's own volatility.
@@ -222,7 +225,7 @@ class Forecaster(nn.Module):
             explained["variable_selection"] = self._of_all_features(explained["variable_selection"])
         if self.graph is not None:
             hidden = self._encode(values, present, last_only=True)
-            explained["graph"] = self.graph(hidden[:, :, -1], present=present[:, :, -1].any(dim=-1))[1]
+            explained["graph"] = self.graph(hidden[:, :, -1], mask=present[:, :, -1].any(dim=-1))[1]
         return explained
 
     def _encode(self, values: Tensor, present: Tensor, *, last_only: bool) -> Float[Tensor, "batch asset query hidden"]:
@@ -250,10 +253,12 @@ class Forecaster(nn.Module):
         )
 
     def _across_assets(self, hidden: Tensor, present: Tensor) -> Float[Tensor, "batch asset time hidden"]:
-        """Run the graph at every bar by itself."""
-        assert self.graph is not None
-        bars = rearrange(hidden, "batch asset time hidden -> (batch time) asset hidden")
-        mixed, _ = self.graph(bars, present=rearrange(present, "batch asset time -> (batch time) asset"))
+        """Run the graph at every bar by itself, as many bars together as keep the pairs of assets few."""
+        graph, at_once = self.graph, max(1, _PAIRS_AT_ONCE // hidden.shape[1] ** 2)
+        assert graph is not None
+        bars = rearrange(hidden, "batch asset time hidden -> (batch time) asset hidden").split(at_once)
+        masks = rearrange(present, "batch asset time -> (batch time) asset").split(at_once)
+        mixed = torch.cat([graph(part, mask=mask)[0] for part, mask in zip(bars, masks, strict=True)])
         return rearrange(mixed, "(batch time) asset hidden -> batch asset time hidden", batch=len(hidden))
 
     def _static(self, batch: int) -> Float[Tensor, "row hidden"]:

@@ -11,31 +11,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cryptoml.models.inputs import holds_nan
+from cryptoml.models.inputs import at_least_one, holds_nan, known
 from cryptoml.models.layers import GatedSkip
+from cryptoml.models.pairs import LEAKY_SLOPE, pair_scores, sparsemax
 from cryptoml.models.selection import masked_softmax
 
-__all__ = ["GraphAttentionLayer", "GraphAttentionNetwork", "sparsemax"]
+__all__ = ["GraphAttentionLayer", "GraphAttentionNetwork"]
 
-_LEAKY_SLOPE = 0.2
 _LARGE = 1 << 20
-
-
-def sparsemax(scores: Float[Tensor, "*lead item"], mask: Bool[Tensor, "*lead item"]) -> Float[Tensor, "*lead item"]:
-    """Project scores onto the simplex (Martins and Astudillo 2016, alg. 1): exact zeros, the rest sums to 1.
-
-    Masked items weigh exactly 0; a row without any allowed item is all 0. Computed in float32 at least.
-    """
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    top = scores.masked_fill(~mask, -math.inf).amax(dim=-1, keepdim=True)
-    shifted = torch.where(mask, scores - top, -2.0)  # the support never reaches more than 1 below the top
-    ordered = shifted.sort(dim=-1, descending=True).values
-    cumulated = ordered.cumsum(dim=-1) - 1.0
-    rank = torch.arange(1, scores.shape[-1] + 1, device=scores.device, dtype=scores.dtype)
-    support = (rank * ordered > cumulated).sum(dim=-1, keepdim=True)
-    last = (support - 1).clamp(min=0)  # a NaN score has no support; it stays NaN instead of indexing out of range
-    threshold = cumulated.gather(-1, last) / support.to(scores.dtype)
-    return (shifted - threshold).clamp(min=0.0) * mask.to(scores.dtype)
 
 
 class GraphAttentionLayer(nn.Module):
@@ -70,6 +53,7 @@ class GraphAttentionLayer(nn.Module):
         dynamic: bool = False,
     ) -> None:
         super().__init__()
+        at_least_one(in_features=in_features, out_features=out_features, num_heads=num_heads)
         if concat and out_features % num_heads:
             raise ValueError(f"out_features must be a multiple of num_heads, was {out_features} with {num_heads} heads")
         self.in_features, self.num_heads, self.concat = in_features, num_heads, concat
@@ -99,7 +83,8 @@ class GraphAttentionLayer(nn.Module):
         """Let every node gather from the nodes that it may attend to.
 
         Args:
-            x: node features; a sparse COO tensor costs as much as its entries, for bags of words and the like.
+            x: node features; a sparse COO tensor costs as much as its entries, for bags of words and the like. NaN only in
+                nodes that `mask` lets nobody attend to, where it counts as 0.
             mask: boolean `[node, node]` or `[batch, node, node]`: `mask[i, j]` lets target i attend to source j; None
                 allows all pairs.
             edge_index: `[2, edge]`, source row then target row, each edge once, instead of a mask; cost is linear in edges.
@@ -109,11 +94,12 @@ class GraphAttentionLayer(nn.Module):
             for edges. Weights of a target sum to 1; a target without sources gathers nothing.
 
         Raises:
-            ValueError: shapes that do not fit, or both a mask and edges.
+            ValueError: shapes that do not fit, both a mask and edges, or NaN in nodes that are attended to.
         """
         self._check(x, mask, edge_index)
+        x = _attended(x, mask)
         if edge_index is not None:
-            return self._forward_edges(x, edge_index)
+            return self._forward_edges(x, edge_index.long())
         nodes = x.shape[1]
         allowed = torch.ones(1, nodes, nodes, dtype=torch.bool, device=x.device) if mask is None else mask
         source, target = self.project(x)
@@ -133,17 +119,17 @@ class GraphAttentionLayer(nn.Module):
     ) -> Float[Tensor, "batch head node node2"]:
         """Score every pair, row target, column source."""
         if self.score_target is None:
-            pairs = rearrange(source, "b i h w -> b h i 1 w") + rearrange(target, "b j h w -> b h 1 j w")
-            return torch.einsum("bhijw,hw->bhij", functional.leaky_relu(pairs.transpose(2, 3), _LEAKY_SLOPE), self.score_source)
+            return pair_scores(source, target, self.score_source)
         sent = torch.einsum("bnhw,hw->bhn", source, self.score_source)
         received = torch.einsum("bnhw,hw->bhn", target, self.score_target)
-        return functional.leaky_relu(received[..., :, None] + sent[..., None, :], _LEAKY_SLOPE)
+        return functional.leaky_relu(received[..., :, None] + sent[..., None, :], LEAKY_SLOPE)
 
     def gather(
         self, attention: Float[Tensor, "batch head node node2"], source: Float[Tensor, "batch node head width"]
     ) -> Float[Tensor, "batch node out"]:
         """Sum the sources by attention and merge the heads."""
-        return self._merge(torch.einsum("bhij,bjhw->bihw", self.attention_dropout(attention), self.dropout(source)))
+        kept = self.attention_dropout(attention).to(source.dtype)
+        return self._merge(torch.einsum("bhij,bjhw->bihw", kept, self.dropout(source)))
 
     def _heads(self, projection: nn.Linear, x: Tensor) -> Float[Tensor, "batch node head width"]:
         projected = _sparse_product(x, projection.weight) if x.is_sparse else projection(x)
@@ -168,10 +154,10 @@ class GraphAttentionLayer(nn.Module):
     ) -> Float[Tensor, "batch edge head"]:
         if self.score_target is None:
             pairs = source.index_select(1, senders) + target.index_select(1, receivers)
-            return (functional.leaky_relu(pairs, _LEAKY_SLOPE) * self.score_source).sum(dim=-1)
+            return (functional.leaky_relu(pairs, LEAKY_SLOPE) * self.score_source).sum(dim=-1)
         sent = (source * self.score_source).sum(dim=-1).index_select(1, senders)
         received = (target * self.score_target).sum(dim=-1).index_select(1, receivers)
-        return functional.leaky_relu(sent + received, _LEAKY_SLOPE)
+        return functional.leaky_relu(sent + received, LEAKY_SLOPE)
 
     def _merge(self, heads: Float[Tensor, "batch node head width"]) -> Float[Tensor, "batch node out"]:
         merged = rearrange(heads, "batch node head width -> batch node (head width)") if self.concat else heads.mean(dim=2)
@@ -191,11 +177,29 @@ class GraphAttentionLayer(nn.Module):
         if mask is not None and tuple(mask.shape) not in {(nodes, nodes), (batch, nodes, nodes), (1, nodes, nodes)}:
             raise ValueError(f"mask must have shape [{nodes}, {nodes}] or [{batch}, {nodes}, {nodes}], was {list(mask.shape)}")
         if mask is not None and mask.dtype != torch.bool:
-            raise ValueError(f"mask must be boolean, was {mask.dtype}")
-        if edge_index is not None and (edge_index.ndim != 2 or edge_index.shape[0] != 2):
-            raise ValueError(f"edge_index must have shape [2, edge], was {list(edge_index.shape)}")
-        if edge_index is not None and edge_index.numel() and not 0 <= edge_index.min() <= edge_index.max() < nodes:
-            raise ValueError(f"edge_index must name nodes from 0 to {nodes - 1}, named {_extremes(edge_index)}")
+            raise ValueError(f"mask must be boolean, was {mask.dtype} of shape {list(mask.shape)}")
+        if edge_index is not None:
+            _check_edges(edge_index, nodes)
+
+
+def _check_edges(edge_index: Tensor, nodes: int) -> None:
+    shape = list(edge_index.shape)
+    if len(shape) != 2 or shape[0] != 2:
+        raise ValueError(f"edge_index must have shape [2, edge], was {shape}")
+    if edge_index.dtype not in {torch.int32, torch.int64}:
+        raise ValueError(f"edge_index must hold int64 or int32 numbers of nodes, was {edge_index.dtype} of shape {shape}")
+    if edge_index.numel() and known((edge_index.min() >= 0) & (edge_index.max() < nodes)) is False:
+        named = f"{int(edge_index.min())} to {int(edge_index.max())}"
+        raise ValueError(f"edge_index of shape {shape} must name nodes from 0 to {nodes - 1}, named {named}")
+
+
+def _attended(x: Float[Tensor, "batch node feature"], mask: Tensor | None) -> Float[Tensor, "batch node feature"]:
+    """Set NaN to 0 in nodes that nobody may attend to, for 0 times NaN is NaN; refuse it elsewhere."""
+    if mask is not None and not x.is_sparse:
+        x = torch.where(mask.any(dim=-2)[..., None] | ~x.isnan(), x, 0.0)
+    if holds_nan(x):
+        raise ValueError(f"x of shape {list(x.shape)} holds NaN in nodes that others attend to, expected numbers")
+    return x
 
 
 def _glorot(weight: Tensor, fans: int) -> None:
@@ -205,9 +209,9 @@ def _glorot(weight: Tensor, fans: int) -> None:
 
 def _mostly_zero(x: Tensor) -> bool:
     """Whether a large constant input is nearly all 0, as bags of words are: dropping its entries alone is then far cheaper."""
-    if x.is_sparse or x.requires_grad or x.numel() < _LARGE or torch.compiler.is_compiling():
+    if x.is_sparse or x.requires_grad or x.numel() < _LARGE:
         return False
-    return int(torch.count_nonzero(x)) * 10 < x.numel()
+    return known(torch.count_nonzero(x) * 10 < x.numel()) is True
 
 
 def _dropped_entries(x: Tensor, dropout: nn.Dropout) -> Tensor:
@@ -225,10 +229,6 @@ def _sparse_product(x: Float[Tensor, "batch node feature"], weight: Float[Tensor
     return torch.sparse.mm(flat, weight.t()).unflatten(0, (batch, nodes))
 
 
-def _extremes(edge_index: Tensor) -> str:
-    return f"{int(edge_index.min())} to {int(edge_index.max())}"
-
-
 class GraphAttentionNetwork(nn.Module):
     """Let assets attend to each other over a given graph, or over a sparse one learned from the data.
 
@@ -241,7 +241,10 @@ class GraphAttentionNetwork(nn.Module):
         hidden_features: width of the output, a multiple of `num_attention_heads`.
         num_attention_heads: number of heads.
         dropout: fraction dropped before the gate and of attention weights.
-        dynamic: GATv2 scoring; its cost per pair is `hidden_features`, that of GAT is 1.
+        dynamic: GATv2 scoring; its cost per pair is `hidden_features`, that of GAT is 1. Memory per pair is 1 in both.
+
+    Raises:
+        ValueError: a size below 1, or `hidden_features` is no multiple of `num_attention_heads`.
     """
 
     def __init__(
@@ -255,6 +258,17 @@ class GraphAttentionNetwork(nn.Module):
         dynamic: bool = True,
     ) -> None:
         super().__init__()
+        at_least_one(
+            num_assets=num_assets,
+            input_features=input_features,
+            hidden_features=hidden_features,
+            num_attention_heads=num_attention_heads,
+        )
+        if hidden_features % num_attention_heads:
+            raise ValueError(
+                f"hidden_features must be a multiple of num_attention_heads, was {hidden_features} with "
+                f"{num_attention_heads} heads"
+            )
         self.num_assets, self.input_features = num_assets, input_features
         self.input = nn.Identity() if input_features == hidden_features else nn.Linear(input_features, hidden_features)
         self.asset = nn.Parameter(torch.randn(num_assets, hidden_features) * 0.5)
@@ -269,23 +283,27 @@ class GraphAttentionNetwork(nn.Module):
         self,
         features: Float[Tensor, "batch asset feature"],
         adj_matrix: Tensor | None = None,
-        present: Bool[Tensor, "batch asset"] | None = None,
+        mask: Bool[Tensor, "..."] | None = None,
     ) -> tuple[Float[Tensor, "batch asset hidden"], Float[Tensor, "batch asset asset2"]]:
         """Mix assets.
 
         Args:
-            features: per asset; NaN only where `present` is False.
-            adj_matrix: `[asset, asset]` or batched, row attends to column where not 0; None learns a sparse graph.
-            present: False for absent assets, which influence nothing and attend to nothing.
+            features: per asset; NaN only where `mask` is False.
+            adj_matrix: `[asset, asset]` or `[batch, asset, asset]` of any type, row attends to column where not 0; None
+                learns a sparse graph.
+            mask: True where present: boolean by asset, `[asset]` or `[batch, asset]`, or by feature, `[batch, asset,
+                feature]`, where an asset without any feature is absent. Absent assets influence nothing and attend to nothing.
 
         Returns:
-            Asset states, and the graph: attention averaged over heads, 0 on masked edges, rows of present assets sum to 1.
+            Asset states, and the graph: attention averaged over heads, 0 on masked edges, rows of present assets that may
+            attend to any sum to 1.
 
         Raises:
-            ValueError: shapes that do not fit the network, or NaN without `present`.
+            ValueError: shapes that do not fit the network, or NaN that `mask` does not cover.
         """
-        allowed = self._allowed(features, adj_matrix, present)
-        nodes = self.input(_filled(features, present))
+        values, present = self._present(features, mask)
+        allowed = self._allowed(present, adj_matrix)
+        nodes = self.input(values)
         source, target = self.layer.project(nodes + self.asset)
         scores = self.layer.scores(source, target) + self._pair_scores()
         normalise = sparsemax if adj_matrix is None else masked_softmax
@@ -293,11 +311,14 @@ class GraphAttentionNetwork(nn.Module):
         gathered = self.layer.gather(attention, source)
         return self.skip(gathered, nodes), attention.mean(dim=1)
 
-    def edge_scores(self, features: Float[Tensor, "batch asset feature"]) -> Float[Tensor, "batch asset asset2"]:
-        """Score in (0, 1) of each possible edge, row follower, column leader, before any sparsity."""
-        self._allowed(features, None, None)
-        source, target = self.layer.project(self.input(_filled(features, None)) + self.asset)
-        return torch.sigmoid((self.layer.scores(source, target) + self._pair_scores()).mean(dim=1))
+    def edge_scores(
+        self, features: Float[Tensor, "batch asset feature"], mask: Bool[Tensor, "..."] | None = None
+    ) -> Float[Tensor, "batch asset asset2"]:
+        """Score in (0, 1) of each possible edge, row follower, column leader, before any sparsity; 0 for absent assets."""
+        values, present = self._present(features, mask)
+        source, target = self.layer.project(self.input(values) + self.asset)
+        scores = torch.sigmoid((self.layer.scores(source, target) + self._pair_scores()).mean(dim=1))
+        return scores.masked_fill(~self._allowed(present, None), 0.0)
 
     def _pair_scores(self) -> Float[Tensor, "head asset asset2"]:
         heads = self.layer.num_heads
@@ -305,29 +326,37 @@ class GraphAttentionNetwork(nn.Module):
         leader = rearrange(self.leader(self.asset), "asset (head width) -> head width asset", head=heads)
         return follower @ leader
 
-    def _allowed(self, features: Tensor, adj_matrix: Tensor | None, present: Tensor | None) -> Bool[Tensor, "batch asset asset2"]:
+    def _present(
+        self, features: Tensor, mask: Tensor | None
+    ) -> tuple[Float[Tensor, "batch asset feature"], Bool[Tensor, "batch asset"]]:
+        """Check features and mask; return features without NaN, and which assets are present."""
         assets, shape = self.num_assets, tuple(features.shape)
         if len(shape) != 3 or shape[1:] != (assets, self.input_features):
             raise ValueError(f"features must have shape [batch, {assets}, {self.input_features}], was {list(shape)}")
-        allowed = torch.ones(shape[0], assets, assets, dtype=torch.bool, device=features.device)
-        if adj_matrix is not None:
-            if tuple(adj_matrix.shape) not in {(assets, assets), (shape[0], assets, assets)}:
-                raise ValueError(
-                    f"adj_matrix must have shape [{assets}, {assets}] or [{shape[0]}, {assets}, {assets}], "
-                    f"was {list(adj_matrix.shape)}"
-                )
-            allowed = allowed & (adj_matrix != 0)
-        if present is not None:
-            if tuple(present.shape) != shape[:2]:
-                raise ValueError(f"present must have shape {list(shape[:2])}, was {list(present.shape)}")
-            allowed = allowed & present[:, None, :] & present[:, :, None]
-        return allowed
+        if mask is None:
+            if holds_nan(features):
+                raise ValueError(f"features of shape {list(shape)} holds NaN: pass mask, False where an asset is absent")
+            return features, torch.ones(shape[:2], dtype=torch.bool, device=features.device)
+        if mask.dtype != torch.bool or tuple(mask.shape) not in {(assets,), shape[:2], shape}:
+            forms = f"[{assets}], {list(shape[:2])} or {list(shape)}"
+            raise ValueError(f"mask must be boolean of shape {forms}, was {mask.dtype} of shape {list(mask.shape)}")
+        present = mask.any(dim=-1) if mask.ndim == 3 else mask.expand(shape[:2])
+        kept = mask if mask.ndim == 3 else present[..., None] | ~features.isnan()
+        values = torch.where(kept, features, 0.0)
+        if holds_nan(values):
+            raise ValueError(f"features of shape {list(shape)} holds NaN where mask of shape {list(mask.shape)} says present")
+        return values, present
 
-
-def _filled(features: Float[Tensor, "batch asset feature"], present: Tensor | None) -> Float[Tensor, "batch asset feature"]:
-    """Set what absent assets lack to 0, for 0 times NaN is NaN."""
-    if present is not None:
-        return torch.where(present[..., None] | ~features.isnan(), features, 0.0)
-    if holds_nan(features):
-        raise ValueError(f"features of shape {list(features.shape)} holds NaN: pass present, False where an asset is absent")
-    return features
+    def _allowed(self, present: Bool[Tensor, "batch asset"], adj_matrix: Tensor | None) -> Bool[Tensor, "batch asset asset2"]:
+        """Which pairs may attend: both present, and joined by the given graph, if any."""
+        pairs = present[:, None, :] & present[:, :, None]
+        if adj_matrix is None:
+            return pairs
+        batch, assets = present.shape
+        if tuple(adj_matrix.shape) not in {(assets, assets), (batch, assets, assets), (1, assets, assets)}:
+            raise ValueError(
+                f"adj_matrix must have shape [{assets}, {assets}] or [{batch}, {assets}, {assets}], was {list(adj_matrix.shape)}"
+            )
+        if holds_nan(adj_matrix):
+            raise ValueError(f"adj_matrix of shape {list(adj_matrix.shape)} holds NaN, expected 0 where there is no edge")
+        return pairs & (adj_matrix != 0)

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["clean_inputs", "complete_inputs", "holds_nan", "refuse_input"]
+__all__ = ["at_least_one", "clean_inputs", "complete_inputs", "holds_nan", "known", "refuse_input"]
 
 
 def clean_inputs(
@@ -37,7 +37,7 @@ def clean_inputs(
             raise ValueError(f"{name} of shape {list(shape)} holds NaN: pass mask, a boolean of that shape, False where missing")
         return values, torch.ones_like(values, dtype=torch.bool)
     if mask.dtype != torch.bool:
-        raise ValueError(f"mask must be boolean, was {mask.dtype}")
+        raise ValueError(f"mask must be boolean and broadcast to {list(shape)}, was {mask.dtype} of shape {list(mask.shape)}")
     try:
         full = mask.expand(shape)
     except RuntimeError:
@@ -65,11 +65,23 @@ def refuse_input(values: Tensor | None, *, name: str, setting: str) -> None:
         raise ValueError(f"{name} must be None for a model without {setting}, had shape {list(values.shape)}")
 
 
+def at_least_one(**sizes: int) -> None:
+    """Raise ValueError for a size below 1, by the name it is passed under."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, was {size}")
+
+
 def holds_nan(values: Tensor) -> bool:
-    """Whether eager values hold NaN; not asked of values that are being compiled or mapped."""
+    """Whether eager values hold NaN; not asked of values that are being compiled, traced or mapped."""
+    return known(torch.isnan(values.coalesce().values() if values.is_sparse else values).any()) is True
+
+
+def known(condition: Bool[Tensor, ""]) -> bool | None:
+    """Truth of an eager condition; None where it is being compiled, traced or mapped, and may not decide anything."""
     if torch.compiler.is_compiling():
-        return False
+        return None
     try:
-        return bool(torch.isnan(values).any())
-    except RuntimeError:  # under torch.func.vmap a tensor has no truth value
-        return False
+        return bool(condition)
+    except RuntimeError:  # of torch.func.vmap and of tracers, for which a tensor has no truth value
+        return None

@@ -20,10 +20,12 @@ __all__ = ["VariableSelection", "masked_softmax"]
 
 
 def masked_softmax(scores: Float[Tensor, "*lead item"], mask: Bool[Tensor, "*lead item"]) -> Float[Tensor, "*lead item"]:
-    """Softmax over the present items of the last axis; exactly 0 elsewhere, and all 0 where nothing is present."""
-    lowest = torch.finfo(scores.dtype).min
-    weights = torch.softmax(scores.masked_fill(~mask, lowest), dim=-1)
-    return weights * mask.to(weights.dtype)
+    """Softmax over the present items of the last axis, in float32 at least.
+
+    Exactly 0 elsewhere, and all 0 where nothing is present.
+    """
+    lowest, dtype = torch.finfo(scores.dtype).min, torch.promote_types(scores.dtype, torch.float32)
+    return torch.softmax(scores.masked_fill(~mask, lowest), dim=-1, dtype=dtype).masked_fill(~mask, 0.0)
 
 
 class VariableSelection(nn.Module):
@@ -72,9 +74,9 @@ class VariableSelection(nn.Module):
         context = None if static is None else static[:, None]
         weights = masked_softmax(self.selector(torch.cat([x, mask.to(x.dtype)], dim=-1), context), mask)
         processed = self._process(rearrange(x, "row time variable -> variable (row time) 1"))
-        weighted = processed * rearrange(weights, "row time variable -> variable (row time) 1")
+        weighted = processed * rearrange(weights.to(processed.dtype), "row time variable -> variable (row time) 1")
         flat = rearrange(weighted, "variable token width -> token (variable width)")
-        combined = (flat @ self.output).view(*x.shape[:2], -1) + weights @ self.output_bias
+        combined = (flat @ self.output).unflatten(0, x.shape[:2]) + weights.to(x.dtype) @ self.output_bias
         return self.dropout(combined), weights
 
     def _process(self, x: Float[Tensor, "variable token 1"]) -> Float[Tensor, "variable token width"]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cryptoml.models.fusion import TemporalFusionEncoder
-from cryptoml.models.inputs import clean_inputs, complete_inputs, refuse_input
+from cryptoml.models.inputs import at_least_one, clean_inputs, complete_inputs, refuse_input
 from cryptoml.models.layers import QuantileHead
 from cryptoml.models.recurrent import RecurrentStack
 from cryptoml.models.selection import VariableSelection
@@ -52,7 +52,7 @@ class TemporalFusionTransformer(nn.Module):
         dropout: fraction dropped.
 
     Raises:
-        ValueError: heads that do not divide the width, or quantiles out of order.
+        ValueError: a size below 1, heads that do not divide the width, or quantiles out of order.
     """
 
     def __init__(
@@ -71,6 +71,10 @@ class TemporalFusionTransformer(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
+        sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_attention_heads": num_attention_heads}
+        sizes |= {"num_horizons": num_horizons, "num_layers": num_layers, "lookback": lookback, "variable_size": variable_size}
+        optional = {"static_size": static_size, "known_future_size": known_future_size}
+        at_least_one(**sizes, **{name: size for name, size in optional.items() if size is not None})
         self.input_size, self.num_horizons = input_size, num_horizons
         self.known_future_size = known_future_size
         context = None if static_size is None else hidden_size

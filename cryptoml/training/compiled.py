@@ -55,4 +55,9 @@ def _compiled(
         loss = function(dict(zip(names, leaves, strict=True)), tree_unflatten(flat, layout))
         return [loss.detach(), *torch.autograd.grad(loss, leaves, materialize_grads=True)]
 
-    return torch.compile(make_fx(evaluate)(values, flat))
+    traced = make_fx(evaluate)(values, flat)
+    for node in traced.graph.nodes:
+        if node.target is torch.ops.aten.view.default:  # the compiler may lay out what is viewed in another order than was traced
+            node.target = torch.ops.aten.reshape.default
+    traced.recompile()
+    return torch.compile(traced)

@@ -18,11 +18,11 @@ from cryptoml.training.examples import (
     LossFunction,
     call_with,
     count_of,
-    has_recurrence,
     map_tensors,
     take,
     trained_parameters,
 )
+from cryptoml.training.mappable import has_recurrence, mappable
 from cryptoml.training.reservoir import Reservoir
 
 __all__ = ["Anchor", "ContinualLearner"]
@@ -79,19 +79,20 @@ class ContinualLearner:
         mean gradient of a batch would let samples cancel.
 
         Args:
-            loader: Batches (x, y) of the regime.
+            loader: Batches (x, y) of the regime; each a tensor, or a tuple or dict of tensors: arguments of the model.
             loss_fn: (prediction, labels) -> scalar mean loss; called on one sample at a time, a negative log-likelihood.
             remember: Also offer the samples to the replay memory; for regimes not learned by `continual_train_step`.
 
         Raises:
             DataError: The loader is empty, or a gradient is not finite.
+            ValueError: The loader yields something else than pairs.
         """
         weights: dict[str, Tensor] = {name: value.detach() for name, value in trained_parameters(self.model).items()}
         total = {name: torch.zeros_like(value) for name, value in weights.items()}
         samples = 0
         with self._evaluation():
-            for x, y in loader:
-                x, y = self._here(x), self._here(y)
+            for batch in loader:
+                x, y = self._here(_pair(batch))
                 samples += count_of(x, "x")
                 for name, squares in _squared_gradients(self.model, weights, x, y, loss_fn).items():
                     total[name] += squares
@@ -108,10 +109,10 @@ class ContinualLearner:
 
     def penalty(self) -> Float[Tensor, ""]:
         """Sum over past regimes of lambda / 2 * F (theta - theta*)^2: eq. 3 of the paper; 0 before the first."""
-        total = torch.zeros((), device=self.device)
+        total, trained = torch.zeros((), device=self.device), trained_parameters(self.model)
         for anchor in self.anchors:
-            for name, value in trained_parameters(self.model).items():
-                total = total + (anchor.fisher[name] * (value - anchor.weights[name]).square()).sum()
+            for name in trained.keys() & anchor.fisher.keys():  # what was frozen then or is frozen now cannot be held
+                total = total + (anchor.fisher[name] * (trained[name] - anchor.weights[name]).square()).sum()
         return 0.5 * self.importance_weight * total
 
     def continual_train_step(self, x: Examples, y: Any, optimizer: torch.optim.Optimizer, loss_fn: LossFunction) -> float:
@@ -120,12 +121,13 @@ class ContinualLearner:
         The new examples enter the memory afterwards.
 
         Raises:
-            DataError: The loss is not finite; the weights are unchanged.
+            DataError: The loss is not finite; weights and running statistics are unchanged.
             ValueError: There is no example.
         """
         x, y = self._here(x), self._here(y)
         count = count_of(x, "x")
         self.model.train()
+        buffers = {name: value.clone() for name, value in self.model.named_buffers()}
         loss = loss_fn(call_with(self.model, {}, x), y)
         replayed = self.memory.sample(count)
         if replayed is not None:
@@ -134,6 +136,7 @@ class ContinualLearner:
         loss = loss + self.penalty()
         value = loss.item()
         if not math.isfinite(value):
+            self.model.load_state_dict(buffers, strict=False)
             raise DataError(f"continual training loss must be finite, was {value} on a batch of {count} examples")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -180,13 +183,21 @@ class ContinualLearner:
     @contextmanager
     def _evaluation(self) -> Iterator[None]:
         """Eval mode, with recurrent kernels that have a gradient there."""
-        training = self.model.training
+        modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         try:
             with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled and not has_recurrence(self.model)):
                 yield
         finally:
-            self.model.train(training)
+            for module, training in modes:
+                module.training = training
+
+
+def _pair(batch: Any) -> tuple[Examples, Any]:
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        held = f" of {len(batch)}" if hasattr(batch, "__len__") else ""
+        raise ValueError(f"loader must yield pairs (x, y), yielded a {type(batch).__name__}{held}")
+    return batch[0], batch[1]
 
 
 def _squared_gradients(
@@ -198,16 +209,18 @@ def _squared_gradients(
         batch_x, batch_y = (map_tensors(lambda values: values.unsqueeze(0), part) for part in (one_x, one_y))
         return loss_fn(call_with(model, parameters, batch_x), batch_y)
 
-    gradient = grad(sample_loss)
-    if not has_recurrence(model):
-        try:
-            slopes = vmap(gradient, in_dims=(None, 0, 0), chunk_size=SAMPLES_AT_ONCE)(weights, x, y)
-            return {name: slope.square().sum(dim=0) for name, slope in slopes.items()}
-        except RuntimeError:  # no batching rule for something in the model; a real fault shows again below
-            pass
+    try:
+        with mappable(model):
+            slopes = vmap(grad(sample_loss), in_dims=(None, 0, 0), chunk_size=SAMPLES_AT_ONCE)(weights, x, y)
+        return {name: slope.square().sum(dim=0) for name, slope in slopes.items()}
+    except RuntimeError:  # no batching rule for something in the model; a real fault shows again below
+        pass
+    leaves = {name: value.detach().requires_grad_() for name, value in weights.items()}
     total = {name: torch.zeros_like(value) for name, value in weights.items()}
     for index in range(count_of(x, "x")):
-        for name, slope in gradient(weights, take(x, index), take(y, index)).items():
+        with torch.enable_grad():
+            loss = sample_loss(leaves, take(x, index), take(y, index))
+        for name, slope in zip(total, torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True), strict=True):
             total[name] += slope.square()
     return total
 

@@ -11,7 +11,6 @@ __all__ = [
     "LossFunction",
     "call_with",
     "count_of",
-    "has_recurrence",
     "leaves",
     "map_tensors",
     "rebuild",
@@ -71,10 +70,12 @@ def count_of(examples: Any, name: str) -> int:
     Raises:
         ValueError: It is 0 or differs between the tensors.
     """
-    lengths = [len(values) if values.ndim else 0 for values in leaves(examples)]
-    if len(set(lengths)) != 1 or lengths[0] == 0:
-        raise ValueError(f"{name} must hold at least one example along one common first axis, had lengths {lengths}")
-    return lengths[0]
+    shapes = [list(values.shape) for values in leaves(examples)]
+    lengths = {shape[0] if shape else 0 for shape in shapes}
+    if len(lengths) != 1 or 0 in lengths:
+        had = ", ".join(map(str, shapes)) or "no tensor"
+        raise ValueError(f"{name} must hold at least one example along one common first axis, had {had}")
+    return lengths.pop()
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -87,8 +88,3 @@ def call_with(model: nn.Module, parameters: dict[str, Tensor], x: Examples) -> A
     if isinstance(x, dict):
         return functional_call(model, parameters, (), x)
     return functional_call(model, parameters, x if isinstance(x, tuple) else (x,))
-
-
-def has_recurrence(model: nn.Module) -> bool:
-    """Whether a model holds recurrent kernels, which vmap cannot batch and cuDNN cannot differentiate twice."""
-    return any(isinstance(module, nn.RNNBase) for module in model.modules())

@@ -54,12 +54,15 @@ def pinball_loss(
     A NaN target is a missing label; with no label at all the loss is 0.
 
     Raises:
-        ValueError: The last axis of `predicted` does not have one entry per quantile.
+        ValueError: `predicted` does not have the axes of `target` and then one entry per quantile.
 
     Source: Koenker & Bassett 1978; Lim et al. 2021, eq. 25.
     """
-    if predicted.shape[-1] != len(quantiles):
-        raise ValueError(f"predicted must end with {len(quantiles)} quantiles, has shape {tuple(predicted.shape)}")
+    if tuple(predicted.shape) != (*target.shape, len(quantiles)):
+        expected = [*target.shape, len(quantiles)]
+        raise ValueError(
+            f"predicted must have shape {expected}, that of target and {len(quantiles)} quantiles, was {list(predicted.shape)}"
+        )
     present = ~target.isnan()
     losses = _pinball(predicted.float(), _without_nan(target), quantiles).mean(-1)
     return _masked_sum(losses, present) / present.sum().clamp(min=1)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from cryptoml.training.compiled import CompiledGradient
-from cryptoml.training.examples import Examples, LossFunction, call_with, count_of, has_recurrence, take, trained_parameters
+from cryptoml.training.examples import Examples, LossFunction, call_with, count_of, map_tensors, take, trained_parameters
+from cryptoml.training.mappable import GradientOf, differentiable_gradient, has_recurrence, mappable, tracks_statistics
 
 __all__ = ["Adaptation", "MetaLearningMAML"]
 
@@ -45,9 +46,11 @@ class Adaptation(NamedTuple):
 class MetaLearningMAML(nn.Module):
     """Meta-learner around any module.
 
-    The tasks of a meta-batch run together under vmap. Recurrent kernels have no batching rule: a base that holds one (or
-    anything else that vmap refuses) runs task by task, with the same arithmetic and full second order; `batching` says
-    which. On CUDA the recurrence then runs without cuDNN, whose kernels have no second derivative.
+    The tasks of a meta-batch run together under vmap, with full second order, recurrent layers and attention included. Two
+    fallbacks are logged: a base that vmap refuses (it branches on values, or packs sequences) runs task by task with the same
+    arithmetic, and `batching` says so; where a kernel of the base has no second derivative, `outer_step` goes over to first
+    order, and `first_order` says so. Batch normalisation in training mode normalises every task by itself; `outer_step` then
+    lets the running statistics follow the support of the meta-batch.
 
     Args:
         base_model: The network to adapt; its parameters are what meta-training learns.
@@ -58,12 +61,12 @@ class MetaLearningMAML(nn.Module):
         step_weights: Weight of the query loss after each inner step (Antoniou et al. 2019, eq. 3); by default only the
             loss after the last one counts, as in Finn et al. 2017.
         compiled: Trace and compile the meta-gradient, once per shape of the meta-batch, for `outer_step`: several times as
-            fast on small networks after a minute or so of compiling. It needs a base that vmap takes, and the same loss
-            function object in every step.
+            fast on small networks after a minute or so of compiling, and the longer the longer the sequences of a recurrent
+            base are. It needs a base that vmap takes, and the same loss function object in every step.
 
     Raises:
         ValueError: A rate or number of steps that is not positive, weights that do not fit the steps, or a base without
-            trainable parameters, or a recurrent one to be compiled.
+            trainable parameters.
     """
 
     def __init__(
@@ -95,10 +98,8 @@ class MetaLearningMAML(nn.Module):
         rates = torch.full((len(self.names),), math.log(inner_lr))
         self.log_rates = nn.Parameter(rates) if learned_rates else None
         self.recurrent = has_recurrence(base_model)
-        if compiled and self.recurrent:
-            raise ValueError("compiled needs a base_model without recurrent layers, which vmap cannot batch")
         self.compiled = CompiledGradient() if compiled else None
-        self.batching = "loop" if self.recurrent else "vmap"
+        self.batching = "vmap"
         self.last_adaptation: Adaptation | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -108,12 +109,12 @@ class MetaLearningMAML(nn.Module):
     def adapt(self, support_x: Examples, support_y: Any, loss_fn: LossFunction) -> nn.Module:
         """Return a copy of the base that has learned the support set; the base stays as it is.
 
-        The last fifth of the support is held back first. If the loss there rises or is not finite, the copy is the
-        unadapted base; otherwise all of the support is used. `last_adaptation` says which; it is also the attribute
-        `adaptation` of the returned module. A single example judges itself.
+        The last fifth of the support is held back first. If the loss there, in eval mode, rises or is not finite, the copy is
+        the unadapted base, and a warning is logged; otherwise all of the support is used. `last_adaptation` says which; it is
+        also the attribute `adaptation` of the returned module. A single example judges itself.
 
         Args:
-            support_x: `[shot, ...]`; a tuple of tensors is a list of arguments.
+            support_x: `[shot, ...]`; a tuple of tensors is a list of arguments, a dict one of keywords.
             support_y: `[shot, ...]`, whatever `loss_fn` takes.
             loss_fn: (prediction, labels) -> scalar mean loss.
 
@@ -125,20 +126,18 @@ class MetaLearningMAML(nn.Module):
 
     def adapt_and_report(self, support_x: Examples, support_y: Any, loss_fn: LossFunction) -> tuple[nn.Module, Adaptation]:
         """Adapt as `adapt` does and return the outcome too, without writing to this module: safe to call concurrently."""
-        shots = count_of(support_x, "support_x")
-        if count_of(support_y, "support_y") != shots:
-            raise ValueError(f"support_y must hold {shots} examples as support_x does, held {count_of(support_y, 'support_y')}")
+        shots = count_of((support_x, support_y), "support_x and support_y")
         kept = shots - -(-shots // HELD_BACK) if shots > 1 else 1
         seen, held = slice(0, kept), slice(kept if shots > 1 else 0, shots)
-        base = {name: value.detach() for name, value in trained_parameters(self.base_model).items()}
         with self._kernels(), torch.enable_grad():
-            trial = self._descend(base, take(support_x, seen), take(support_y, seen), loss_fn)
-            outcome = self._judge(base, trial, take(support_x, held), take(support_y, held), loss_fn)
-            weights = self._descend(base, support_x, support_y, loss_fn) if outcome.accepted else base
-        if not all(values.isfinite().all() for values in weights.values()):
-            weights, outcome = base, outcome._replace(accepted=False, reason="adapted weights are not finite: base kept")
-        adapted = copy.deepcopy(self.base_model)
-        adapted.load_state_dict(weights, strict=False)
+            trial = self._descended(take(support_x, seen), take(support_y, seen), loss_fn)
+            outcome = self._judge(trial, take(support_x, held), take(support_y, held), loss_fn)
+            adapted = self._descended(support_x, support_y, loss_fn) if outcome.accepted else copy.deepcopy(self.base_model)
+        if not all(values.isfinite().all() for values in trained_parameters(adapted).values()):
+            adapted = copy.deepcopy(self.base_model)
+            outcome = outcome._replace(accepted=False, reason="adapted weights are not finite: base kept")
+        if not outcome.accepted:
+            _log.warning("adaptation refused: %s", outcome.reason)
         adapted.adaptation = outcome  # type: ignore[assignment]
         return adapted, outcome
 
@@ -164,12 +163,9 @@ class MetaLearningMAML(nn.Module):
         data = (support_x, support_y, query_x, query_y)
         optimizer.zero_grad(set_to_none=True)
         with self._kernels():
-            if self.compiled is None:
-                loss = self.meta_loss(*data, loss_fn)
-                loss.backward()
-            else:
-                loss = self._compiled_backward(self.compiled, data, loss_fn)
+            loss = self._backward(data, loss_fn) if self.compiled is None else self._compiled(self.compiled, data, loss_fn)
         optimizer.step()
+        self._follow_statistics(support_x)
         return loss.detach()
 
     def meta_loss(
@@ -178,10 +174,10 @@ class MetaLearningMAML(nn.Module):
         """Mean query loss after adapting to each task, differentiable in the base parameters: eq. 1 of the paper.
 
         Raises:
-            ValueError: There is no task, or the parts disagree about their number.
+            ValueError: There is no task, the parts disagree about their number, or a support or query set is empty.
         """
         data = (support_x, support_y, query_x, query_y)
-        tasks, learned = _task_count(data), dict(trained_parameters(self))
+        tasks, learned = _checked_tasks(data), dict(trained_parameters(self))
         if self.batching == "vmap":
             try:
                 return self._together(learned, data, loss_fn)
@@ -193,8 +189,22 @@ class MetaLearningMAML(nn.Module):
             return loss
         return self._one_by_one(learned, data, loss_fn, tasks)
 
-    def _compiled_backward(self, gradient: CompiledGradient, data: TaskData, loss_fn: LossFunction) -> Float[Tensor, ""]:
-        _task_count(data)
+    def _backward(self, data: TaskData, loss_fn: LossFunction) -> Float[Tensor, ""]:
+        """Compute the meta-gradient; in first order from then on, should a kernel of the base have no second derivative."""
+        try:
+            loss = self.meta_loss(*data, loss_fn)
+            loss.backward()
+        except RuntimeError as error:
+            if self.first_order or "is not implemented" not in str(error):
+                raise
+            _log.warning("meta-gradients are of first order from now on: %s", str(error).splitlines()[0])
+            self.first_order = True
+            self.zero_grad(set_to_none=True)
+            return self._backward(data, loss_fn)
+        return loss
+
+    def _compiled(self, gradient: CompiledGradient, data: TaskData, loss_fn: LossFunction) -> Float[Tensor, ""]:
+        _checked_tasks(data)
         learned = trained_parameters(self)
         loss, slopes = gradient(
             (loss_fn, self.training), lambda values, given: self._together(values, given, loss_fn), learned, data
@@ -205,19 +215,23 @@ class MetaLearningMAML(nn.Module):
 
     def _together(self, learned: Mapping[str, Tensor], data: TaskData, loss_fn: LossFunction) -> Float[Tensor, ""]:
         """Mean query loss of a meta-batch, its tasks in one batched computation."""
-        return vmap(lambda *task: self._task_loss(learned, task, loss_fn), randomness="different")(*data).mean()
+        with mappable(self.base_model):
+            return vmap(lambda *task: self._task_loss(learned, task, loss_fn, grad), randomness="different")(*data).mean()
 
     def _one_by_one(self, learned: Mapping[str, Tensor], data: TaskData, loss_fn: LossFunction, tasks: int) -> Float[Tensor, ""]:
-        """The same, task by task."""
-        each = [self._task_loss(learned, tuple(take(part, index) for part in data), loss_fn) for index in range(tasks)]
-        return torch.stack(each).mean()
+        """The same, task by task, by plain autograd."""
+        with mappable(self.base_model):
+            split = [tuple(take(part, index) for part in data) for index in range(tasks)]
+            return torch.stack([self._task_loss(learned, task, loss_fn, differentiable_gradient) for task in split]).mean()
 
-    def _task_loss(self, learned: Mapping[str, Tensor], task: Sequence[Any], loss_fn: LossFunction) -> Float[Tensor, ""]:
+    def _task_loss(
+        self, learned: Mapping[str, Tensor], task: Sequence[Any], loss_fn: LossFunction, gradient_of: GradientOf
+    ) -> Float[Tensor, ""]:
         """Query loss of one task after differentiable gradient descent on its support."""
         x, y, query_x, query_y = task
         parameters = {name: learned[f"base_model.{name}"] for name in self.names}
         rates = self._rates(learned.get("log_rates"))
-        gradient = grad(lambda weights: loss_fn(call_with(self.base_model, weights, x), y))
+        gradient = gradient_of(lambda weights: loss_fn(call_with(self.base_model, weights, x), y))
         losses = []
         for weight in self.step_weights or _last_only(self.num_inner_steps):
             slopes = gradient(parameters)
@@ -228,17 +242,18 @@ class MetaLearningMAML(nn.Module):
                 losses.append(weight * loss_fn(call_with(self.base_model, parameters, query_x), query_y))
         return sum(losses[1:], start=losses[0])
 
-    def _descend(self, parameters: dict[str, Tensor], x: Examples, y: Any, loss_fn: LossFunction) -> dict[str, Tensor]:
-        """Gradient descent without a graph."""
+    def _descended(self, x: Examples, y: Any, loss_fn: LossFunction) -> nn.Module:
+        """Return a copy of the base after gradient descent on some examples."""
+        model = copy.deepcopy(self.base_model)
+        weights = trained_parameters(model)
         rates = self._rates(None if self.log_rates is None else self.log_rates.detach())
         for _ in range(self.num_inner_steps):
-            leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
-            loss = loss_fn(call_with(self.base_model, leaves, x), y)
-            slopes = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+            loss = loss_fn(call_with(model, {}, x), y)
+            slopes = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
             with torch.no_grad():
-                pairs = zip(leaves.items(), slopes, strict=True)
-                parameters = {name: value - rates[name] * slope for (name, value), slope in pairs}
-        return {name: value.detach() for name, value in parameters.items()}
+                for (name, values), slope in zip(weights.items(), slopes, strict=True):
+                    values.sub_(rates[name] * slope)
+        return model
 
     def _rates(self, log_rates: Tensor | None) -> Mapping[str, float | Tensor]:
         if log_rates is None:
@@ -246,8 +261,10 @@ class MetaLearningMAML(nn.Module):
         return dict(zip(self.names, log_rates.exp().unbind(), strict=True))
 
     @torch.no_grad()
-    def _judge(self, base: dict[str, Tensor], trial: dict[str, Tensor], x: Examples, y: Any, loss_fn: LossFunction) -> Adaptation:
-        before, after = (loss_fn(call_with(self.base_model, weights, x), y).item() for weights in (base, trial))
+    def _judge(self, trial: nn.Module, x: Examples, y: Any, loss_fn: LossFunction) -> Adaptation:
+        """Compare the trial with the base on held-back examples, both as they would be used."""
+        models = (copy.deepcopy(self.base_model).eval(), trial.eval())
+        before, after = (loss_fn(call_with(model, {}, x), y).item() for model in models)
         if not math.isfinite(after):
             return Adaptation(False, before, after, "loss on held-back support is not finite after adaptation: base kept")
         if after > before:
@@ -256,9 +273,15 @@ class MetaLearningMAML(nn.Module):
             )
         return Adaptation(True, before, after, f"loss on held-back support falls from {before:.6g} to {after:.6g}")
 
+    @torch.no_grad()
+    def _follow_statistics(self, support_x: Examples) -> None:
+        """Let running statistics see the support of all tasks, which the meta-gradient hides from them."""
+        if tracks_statistics(self.base_model):
+            call_with(self.base_model, {}, map_tensors(lambda values: values.flatten(0, 1), support_x))
+
     @contextmanager
     def _kernels(self) -> Iterator[None]:
-        """Choose recurrent kernels that can be differentiated twice, and outside training mode."""
+        """Choose recurrent kernels that have a gradient outside training mode too."""
         with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled and not self.recurrent):
             yield
 
@@ -273,9 +296,13 @@ def _checked_weights(weights: Sequence[float], steps: int) -> tuple[float, ...]:
     return tuple(weights)
 
 
-def _task_count(data: TaskData) -> int:
+def _checked_tasks(data: TaskData) -> int:
+    """Return the number of tasks, the same in all parts; each part must hold examples of each task."""
     names = ("support_x", "support_y", "query_x", "query_y")
     counts = {name: count_of(part, name) for name, part in zip(names, data, strict=True)}
     if len(set(counts.values())) != 1:
         raise ValueError(f"every part must hold the same number of tasks, held {counts}")
+    for x, y in (("support_x", "support_y"), ("query_x", "query_y")):
+        pair = (data[names.index(x)], data[names.index(y)])
+        count_of(take(pair, 0), f"each task of {x} and {y}")
     return counts["support_x"]

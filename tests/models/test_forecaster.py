@@ -9,7 +9,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch.nn import functional
 
+from cryptoml.models import forecaster
 from cryptoml.models.forecaster import ARCHITECTURES, Forecast, Forecaster, ForecasterConfig, build_forecaster
+from cryptoml.training.mappable import mappable
 
 BATCH, ASSETS, TIME, FEATURES = 2, 3, 14, 5
 
@@ -259,12 +261,20 @@ def test_bad_config_is_named(settings: dict[str, object], words: str) -> None:
         make_model(**settings)
 
 
-@pytest.mark.parametrize("architecture", ["tcn", "patch", "linear"])  # torch has no batching rule for the LSTM kernels of tft
+@every_architecture
 def test_vmap_equals_a_loop(architecture: str) -> None:
     model, (features, _) = make_model(architecture), make_inputs()
-    with torch.no_grad():
+    with torch.no_grad(), mappable(model):
         mapped = torch.func.vmap(lambda x: model(x[None]).direction[0])(features)
     assert torch.allclose(mapped, model(features).direction, atol=1e-6)
+
+
+@every_architecture
+def test_many_assets_are_mixed_part_by_part(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, (features, mask) = make_model(architecture), make_inputs()
+    together = model.dense(features, mask)
+    monkeypatch.setattr(forecaster, "_PAIRS_AT_ONCE", 5 * ASSETS**2)
+    assert largest_difference(model.dense(features, mask), together) < 1e-6
 
 
 def test_seed_decides_the_weights() -> None:

@@ -1,12 +1,12 @@
 """Graph attention: both paths agree, masks hold, and nodes have no order."""
 
+import warnings
+
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
-from cryptoml.models.gat import GraphAttentionLayer, GraphAttentionNetwork, sparsemax
+from cryptoml.models.gat import GraphAttentionLayer, GraphAttentionNetwork
 
 scoring = pytest.mark.parametrize("dynamic", [False, True])
 
@@ -73,6 +73,38 @@ def test_static_scoring_ranks_sources_alike_and_dynamic_need_not() -> None:
     assert len(dynamic.unique()) > 1
 
 
+def test_edges_come_in_any_integer_type_and_may_be_none() -> None:
+    layer, x, edges = GraphAttentionLayer(4, 6, 3), torch.randn(2, 5, 4), torch.tensor([[0, 1, 4], [1, 2, 4]])
+    assert torch.equal(layer(x, edge_index=edges)[0], layer(x, edge_index=edges.int())[0])
+    out, attention = layer(x, edge_index=edges[:, :0])
+    assert torch.equal(out, layer.bias.expand(2, 5, 6))
+    assert attention.shape == (2, 3, 0)
+
+
+@scoring
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_both_paths_run_in_other_precisions(dynamic: bool, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layer, x, mask = GraphAttentionLayer(4, 6, 3, dynamic=dynamic), torch.randn(2, 5, 4), random_graph(5)
+    expected, edges = layer(x, mask=mask)[0], mask.nonzero().T.flip(0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        halved = [layer(x, mask=mask), layer(x, edge_index=edges)]
+        sum(out.float().sum() for out, _ in halved).backward()
+    layer.to(dtype)
+    for out, attention in (*halved, layer(x.to(dtype), mask=mask), layer(x.to(dtype), edge_index=edges)):
+        assert torch.allclose(out.float(), expected, atol=0.05)
+        assert attention.isfinite().all()
+    assert torch.allclose(halved[0][1].sum(-1), torch.ones(2, 3, 5), atol=1e-5)
+
+
+def test_nodes_that_nobody_attends_to_may_hold_nan() -> None:
+    layer, x, mask = GraphAttentionLayer(4, 6, 3), torch.randn(2, 5, 4), random_graph(5)
+    mask[2] = mask[:, 2] = False
+    holed = x.clone()
+    holed[:, 2] = torch.nan
+    assert torch.equal(layer(x, mask=mask)[0], layer(holed, mask=mask)[0])
+
+
 def test_edges_cost_no_dense_matrix() -> None:
     nodes = 30_000
     edges = torch.stack([torch.arange(nodes), (torch.arange(nodes) + 1) % nodes])
@@ -126,31 +158,21 @@ def test_layer_names_bad_inputs() -> None:
         (lambda: layer(x, mask=random_graph(4)), r"mask must have shape \[5, 5\] or \[2, 5, 5\], was \[4, 4\]"),
         (lambda: layer(x, mask=random_graph(5).float()), "mask must be boolean"),
         (lambda: layer(x, edge_index=torch.zeros(3, 2, dtype=torch.long)), r"edge_index must have shape \[2, edge\]"),
-        (lambda: layer(x, edge_index=torch.tensor([[0], [5]])), "edge_index must name nodes from 0 to 4, named 0 to 5"),
+        (
+            lambda: layer(x, edge_index=torch.tensor([[0], [5]])),
+            r"edge_index of shape \[2, 1\] must name nodes from 0 to 4, named 0 to 5",
+        ),
         (lambda: layer(x, random_graph(5), torch.zeros(2, 1, dtype=torch.long)), "exclude each other"),
+        (
+            lambda: layer(x, edge_index=torch.zeros(2, 2)),
+            r"edge_index must hold int64 or int32 .*, was torch.float32 of shape \[2, 2\]",
+        ),
+        (lambda: layer(x * torch.nan), r"x of shape \[2, 5, 4\] holds NaN in nodes that others attend to"),
         (lambda: GraphAttentionLayer(4, 7, 3), "out_features must be a multiple of num_heads, was 7 with 3"),
+        (lambda: GraphAttentionLayer(4, 6, 0), "num_heads must be at least 1, was 0"),
     ):
         with pytest.raises(ValueError, match=words):
             call()
-
-
-@settings(max_examples=50)
-@given(st.lists(st.tuples(st.floats(-20, 20, width=32), st.booleans()), min_size=1, max_size=8))
-def test_sparsemax_projects_onto_the_simplex(items: list[tuple[float, bool]]) -> None:
-    scores, mask = torch.tensor([item[0] for item in items]), torch.tensor([item[1] for item in items])
-    weights = sparsemax(scores, mask)
-    assert (weights >= 0).all()
-    assert not weights[~mask].any()
-    assert float(weights.sum()) == pytest.approx(float(mask.any()), abs=1e-5)
-    if mask.any():
-        support = weights > 0
-        assert torch.allclose((scores - weights)[support], (scores - weights)[support][0], atol=1e-4)
-
-
-def test_sparsemax_keeps_its_sum_in_half_precision() -> None:
-    scores = torch.randn(50, 12).bfloat16()
-    weights = sparsemax(scores, torch.ones(50, 12, dtype=torch.bool))
-    assert torch.allclose(weights.sum(-1), torch.ones(50), atol=1e-5)
 
 
 def make_network(**settings: object) -> GraphAttentionNetwork:
@@ -173,24 +195,60 @@ def test_learned_graph_becomes_sparse_where_scores_differ() -> None:
     assert (graph == 0).any()
 
 
-def test_given_graph_masks_attention() -> None:
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int8, torch.int64, torch.float32, torch.float64])
+def test_given_graph_masks_attention(dtype: torch.dtype) -> None:
     adjacency = torch.tensor([[1, 1, 0, 0], [0, 1, 0, 0], [1, 0, 1, 1], [0, 0, 0, 1]])
     network, features = make_network(), torch.randn(3, 4, 5)
-    for given_graph in (adjacency, adjacency.expand(3, 4, 4)):
-        _, graph = network(features, given_graph)
+    outs = []
+    for given_graph in (adjacency, adjacency[None], adjacency.expand(3, 4, 4)):
+        out, graph = network(features, given_graph.to(dtype))
         assert not graph[:, adjacency == 0].any()
         assert torch.allclose(graph.sum(-1), torch.ones(3, 4), atol=1e-6)
+        outs.append(out)
+    assert torch.equal(outs[0], outs[1])
+    assert torch.equal(outs[0], outs[2])
 
 
-def test_absent_assets_influence_nothing() -> None:
+def test_each_graph_of_a_batch_masks_its_own_entry() -> None:
     network, features = make_network(), torch.randn(3, 4, 5)
-    present = torch.tensor([True, False, True, True]).expand(3, 4)
+    graphs = torch.stack([random_graph(4, seed) for seed in range(3)])
+    together = network(features, graphs)[0]
+    alone = torch.cat([network(features[index : index + 1], graphs[index])[0] for index in range(3)])
+    assert torch.allclose(together, alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["asset", "batch", "feature"])
+@pytest.mark.parametrize("adjacency", [None, torch.ones(4, 4)], ids=["learned", "given"])
+def test_absent_assets_influence_nothing(form: str, adjacency: Tensor | None) -> None:
+    network, features = make_network(), torch.randn(3, 4, 5)
+    present = torch.tensor([True, False, True, True])
+    mask = {"asset": present, "batch": present.expand(3, 4), "feature": present[:, None].expand(3, 4, 5)}[form]
     changed = features.clone()
-    changed[:, 1] += 9.0
-    (left, graph), (right, _) = network(features, present=present), network(changed, present=present)
+    changed[:, 1] = torch.nan
+    (left, graph), (right, _) = network(features, adjacency, mask=mask), network(changed, adjacency, mask=mask)
     assert torch.equal(left[:, [0, 2, 3]], right[:, [0, 2, 3]])
     assert not graph[:, :, 1].any()
     assert not graph[:, 1].any()
+    assert not network.edge_scores(changed, mask)[:, :, 1].any()
+
+
+def test_missing_features_of_a_present_asset_count_as_zero() -> None:
+    network, features = make_network(), torch.randn(3, 4, 5)
+    mask = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(0)) > 0.3
+    holed = torch.where(mask, features, torch.nan)
+    assert torch.equal(network(holed, mask=mask)[0], network(torch.where(mask, features, 0.0))[0])
+
+
+def test_network_runs_in_other_precisions() -> None:
+    network, features = make_network(), torch.randn(3, 4, 5)
+    expected, _ = network(features)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        halved, graph = network(features)
+        halved.float().sum().backward()
+    assert torch.allclose(halved.float(), expected, atol=0.1)
+    assert torch.allclose(graph.sum(-1), torch.ones(3, 4), atol=1e-5)
+    assert torch.allclose(network.double()(features.double())[0].float(), expected, atol=1e-5)
+    assert torch.allclose(network.bfloat16()(features.bfloat16())[0].float(), expected, atol=0.2)
 
 
 def test_edge_scores_are_between_zero_and_one() -> None:
@@ -220,7 +278,14 @@ def test_network_names_bad_inputs() -> None:
     for call, words in (
         (lambda: network(features[:, :3]), r"features must have shape \[batch, 4, 5\], was \[3, 3, 5\]"),
         (lambda: network(features, torch.ones(3, 3)), r"adj_matrix must have shape \[4, 4\] or \[3, 4, 4\], was \[3, 3\]"),
-        (lambda: network(features, present=torch.ones(4, dtype=torch.bool)), r"present must have shape \[3, 4\], was \[4\]"),
+        (lambda: network(features, torch.full((4, 4), torch.nan)), r"adj_matrix of shape \[4, 4\] holds NaN"),
+        (
+            lambda: network(features, mask=torch.ones(3, 3, dtype=torch.bool)),
+            r"mask must be boolean of shape \[4\], \[3, 4\] or \[3, 4, 5\], was torch.bool of shape \[3, 3\]",
+        ),
+        (lambda: network(features, mask=torch.ones(3, 4)), r"mask must be boolean .*, was torch.float32 of shape \[3, 4\]"),
+        (lambda: GraphAttentionNetwork(4, 5, 7, 2), "hidden_features must be a multiple of num_attention_heads, was 7 with 2"),
+        (lambda: GraphAttentionNetwork(0, 5, 8, 2), "num_assets must be at least 1, was 0"),
     ):
         with pytest.raises(ValueError, match=words):
             call()
@@ -231,9 +296,24 @@ def test_absent_assets_may_hold_nan_and_present_ones_must_not() -> None:
     network, features = GraphAttentionNetwork(3, 4, 8, 2).eval(), torch.randn(2, 3, 4)
     present = torch.tensor([[True, False, True]]).expand(2, 3)
     holed = torch.where(present[..., None], features, torch.nan)
-    expected, got = network(features, present=present)[0], network(holed, present=present)[0]
+    expected, got = network(features, mask=present)[0], network(holed, mask=present)[0]
     assert torch.equal(expected[:, [0, 2]], got[:, [0, 2]])
-    with pytest.raises(ValueError, match=r"features of shape \[2, 3, 4\] holds NaN: pass present"):
+    with pytest.raises(ValueError, match=r"features of shape \[2, 3, 4\] holds NaN: pass mask"):
         network(holed)
     with pytest.raises(ValueError, match=r"features of shape \[2, 3, 4\] holds NaN"):
         network.edge_scores(holed)
+    with pytest.raises(ValueError, match=r"features of shape \[2, 3, 4\] holds NaN where mask of shape \[3\] says present"):
+        network(holed, mask=torch.tensor([False, True, True]))
+
+
+@pytest.mark.slow
+@scoring
+def test_compiled_equals_eager(dynamic: bool) -> None:
+    layer, x, mask = GraphAttentionLayer(4, 6, 3, dynamic=dynamic), torch.randn(2, 5, 4), random_graph(5)
+    network, edges = make_network(dynamic=dynamic), mask.nonzero().T.flip(0)
+    for call in (lambda: layer(x, mask=mask), lambda: layer(x, edge_index=edges), lambda: network(torch.ones(3, 4, 5))):
+        torch.compiler.reset()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the compiler's own
+            compiled = torch.compile(call, fullgraph=True)()
+        assert torch.allclose(compiled[0], call()[0], atol=1e-5)

@@ -131,15 +131,49 @@ def test_it_learns_what_is_known_of_the_future() -> None:
     assert float(loss.detach()) < 0.2 * float(target.var())
 
 
+@pytest.mark.parametrize(
+    ("hidden_size", "heads", "quantiles", "num_layers", "horizons"),
+    [(17, 1, (0.5,), 3, 1), (21, 3, (0.05, 0.25, 0.4, 0.45, 0.9), 2, 5), (1, 1, (0.9,), 1, 2), (8, 8, (0.1, 0.9), 1, 7)],
+)
+def test_unusual_sizes(hidden_size: int, heads: int, quantiles: tuple[float, ...], num_layers: int, horizons: int) -> None:
+    shape = {"hidden_size": hidden_size, "num_attention_heads": heads, "output_quantiles": quantiles}
+    model, inputs = make_model(**shape, num_layers=num_layers, num_horizons=horizons), make_inputs({})
+    dense = model.dense(**inputs)
+    assert dense.shape == (BATCH, TIME, horizons, len(quantiles))
+    assert (dense.diff(dim=-1) >= 0).all()
+    for time in range(TIME):
+        assert torch.allclose(dense[:, time], model(**until(inputs, time + 1))[0], atol=1e-5)
+
+
+def test_many_variables_are_selected_at_once() -> None:
+    model = TemporalFusionTransformer(310, 8, 2, num_horizons=2).eval()
+    _, weights = model(torch.randn(2, 6, 310))
+    assert weights["variable_selection"].shape == (2, 6, 310)
+    assert torch.allclose(weights["variable_selection"].sum(-1), torch.ones(2, 6), atol=1e-5)
+    assert model(torch.randn(0, 6, 310))[0].shape == (0, 2, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_precisions(dtype: torch.dtype) -> None:
+    model, inputs = make_model(**INPUTS["all"]), make_inputs(INPUTS["all"])
+    cast = {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
+    expected = model(**inputs)[0]
+    model.to(dtype)
+    assert torch.allclose(model(**cast)[0].float(), expected, atol=0.2)
+    assert torch.allclose(model.dense(**cast)[:, -1].float(), expected, atol=0.2)
+
+
 @every_kind_of_input
 def test_autocast_stays_close_and_finite(settings: dict[str, int]) -> None:
     model, inputs = make_model(**settings), make_inputs(settings)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        plain, dense = model(**inputs)[0], model.dense(**inputs)
+        (plain, weights), dense = model(**inputs), model.dense(**inputs)
         dense.float().sum().backward()
     assert torch.allclose(plain.float(), model(**inputs)[0], atol=0.1)
     assert torch.allclose(dense.float(), model.dense(**inputs), atol=0.1)
     assert all(weight.grad.isfinite().all() for weight in model.parameters())
+    for weight in weights.values():
+        assert torch.allclose(weight.sum(-1), torch.ones(weight.shape[:-1]), atol=1e-5)
 
 
 @pytest.mark.slow
@@ -162,6 +196,7 @@ def test_compiled_equals_eager(dense: bool) -> None:
         ({"x": torch.zeros(2, 13, 4)}, r"x must have shape \[batch time feature\] with 5 features, was \[2, 13, 4\]"),
         ({"x": torch.full((2, 13, 5), torch.nan), "mask": None}, r"x of shape \[2, 13, 5\] holds NaN: pass mask"),
         ({"x": torch.zeros(2, 0, 5), "mask": None}, r"x must hold at least one bar, had shape \[2, 0, 5\]"),
+        ({"mask": torch.ones(2, 13, 5)}, r"mask must be boolean and broadcast to \[2, 13, 5\], was torch.float32 of shape"),
         ({"mask": torch.ones(2, 12, 5, dtype=torch.bool)}, r"mask must broadcast to x of shape \[2, 13, 5\], was \[2, 12, 5\]"),
         ({"static": None}, r"static must have shape \[2, 4\], was None"),
         ({"static": torch.zeros(2, 3)}, r"static must have shape \[2, 4\], was \[2, 3\]"),
@@ -192,3 +227,6 @@ def test_bad_settings_are_named() -> None:
         make_model(output_quantiles=(0.9, 0.1))
     with pytest.raises(ValueError, match="hidden_size must be a multiple of num_heads, was 8 with 3 heads"):
         make_model(num_attention_heads=3)
+    for name in ("hidden_size", "num_attention_heads", "num_horizons", "num_layers", "lookback", "static_size"):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, was 0"):
+            make_model(**{name: 0})

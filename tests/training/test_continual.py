@@ -43,7 +43,20 @@ class Recurrent(nn.Module):
         return self.lstm(x.unsqueeze(-1))[0][:, -1]
 
 
-@pytest.mark.parametrize("make", [network, Recurrent], ids=["dense", "lstm"])
+def normalised() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.LayerNorm(8), nn.Linear(8, 3))
+
+
+class Packed(Recurrent):
+    """Cannot be mapped."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(x.unsqueeze(-1), torch.full((len(x),), x.shape[1]), batch_first=True)
+        return self.lstm(packed)[1][0][0]
+
+
+@pytest.mark.parametrize("make", [network, Recurrent, normalised, Packed], ids=["dense", "lstm", "norms", "packed"])
 def test_fisher_equals_the_loop_over_samples(make):
     model = make()
     learner, loader = ContinualLearner(model), classes()
@@ -76,6 +89,28 @@ def test_penalties_of_several_regimes_add_up():
     learner.compute_fisher_information(classes(1), cross_entropy)
     assert len(learner.anchors) == 2
     assert learner.penalty().item() == pytest.approx(first)
+
+
+def test_weights_frozen_before_or_after_an_anchor_are_left_out():
+    learner = ContinualLearner(network(), importance_weight=1.0)
+    learner.model[0].bias.requires_grad_(False)
+    learner.compute_fisher_information(classes(0), cross_entropy)
+    learner.model[0].bias.requires_grad_(True)
+    learner.model[3].bias.requires_grad_(False)
+    with torch.no_grad():
+        for value in learner.model.parameters():
+            value += 0.1
+    anchor = learner.anchors[0]
+    held = sum(anchor.fisher[name].sum().item() for name in ("0.weight", "3.weight"))
+    assert learner.penalty().item() == pytest.approx(0.5 * 0.01 * held, rel=1e-4)
+
+
+def test_modes_of_parts_are_left_as_they_were():
+    learner = ContinualLearner(normalised())
+    learner.model.train()
+    learner.model[1].eval()
+    learner.compute_fisher_information(classes(0), cross_entropy)
+    assert [part.training for part in learner.model] == [True, False, True, True, True]
 
 
 def test_consolidated_weights_forget_less():
@@ -166,12 +201,50 @@ def test_nested_examples_are_replayed(tmp_path):
     other.continual_train_step(x, y, torch.optim.SGD(other.model.parameters(), 0.1), loss)
 
 
+def test_the_calls_of_the_documentation():
+    """Named as in the manual, from a loader of a torch dataset, in the middle of other training."""
+    learner = ContinualLearner(model=network(), device=torch.device("cpu"), memory_size=1000, importance_weight=0.5)
+    optimizer = torch.optim.Adam(learner.model.parameters(), 1e-2)
+    fisher = learner.compute_fisher_information(classes(0), cross_entropy)
+    assert set(fisher) == {name for name, _ in learner.model.named_parameters()}
+    x, y = next(iter(classes(1)))
+    losses = [learner.continual_train_step(x, y, optimizer, cross_entropy) for _ in range(3)]
+    assert all(isinstance(loss, float) for loss in losses)
+    assert len(learner.memory) == 48
+
+
+@pytest.mark.parametrize("kind", [tuple, list, dict])
+def test_batches_of_several_inputs_come_in_any_nesting(kind: type):
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(2, 2)
+
+        def forward(self, values: Tensor, mask: Tensor) -> dict[str, Tensor]:
+            return {"mean": self.inner(values * mask)}
+
+    def loss(predicted: dict[str, Tensor], labels: dict[str, Tensor]) -> Tensor:
+        return mse_loss(predicted["mean"], labels["mean"])
+
+    parts = {"values": torch.randn(6, 2), "mask": torch.ones(6, 2, dtype=torch.bool)}
+    x, y = parts if kind is dict else kind(parts.values()), {"mean": torch.randn(6, 2)}
+    learner = ContinualLearner(Masked(), memory_size=4, importance_weight=1.0)
+    learner.compute_fisher_information([(x, y), [x, y]], loss, remember=True)
+    optimizer = torch.optim.SGD(learner.model.parameters(), 0.1)
+    losses = [learner.continual_train_step(x, y, optimizer, loss) for _ in range(4)]
+    assert losses[-1] < losses[0]
+
+
 def test_bad_input_is_named():
-    learner = ContinualLearner(network())
+    learner = ContinualLearner(normalised())
     with pytest.raises(DataError, match="loader must hold at least one sample"):
         learner.compute_fisher_information([], cross_entropy)
+    with pytest.raises(ValueError, match=r"loader must yield pairs \(x, y\), yielded a dict of 2"):
+        learner.compute_fisher_information([{"x": torch.zeros(2, 4), "y": torch.zeros(2)}], cross_entropy)
     before = copy.deepcopy(learner.model.state_dict())
     x, y = torch.full((2, 4), torch.nan), torch.zeros(2, dtype=torch.long)
     with pytest.raises(DataError, match="continual training loss must be finite"):
         learner.continual_train_step(x, y, torch.optim.SGD(learner.model.parameters(), 0.1), cross_entropy)
     assert all(torch.equal(value, learner.model.state_dict()[name]) for name, value in before.items())
+    with pytest.raises(ValueError, match=r"x must hold at least one example .*, had \[0, 4\]"):
+        learner.continual_train_step(x[:0], y[:0], torch.optim.SGD(learner.model.parameters(), 0.1), cross_entropy)

@@ -46,8 +46,10 @@ def test_pinball_is_least_at_the_quantile(level: float):
 
 
 def test_pinball_refuses_a_wrong_quantile_axis():
-    with pytest.raises(ValueError, match="predicted must end with 3 quantiles"):
+    with pytest.raises(ValueError, match=r"predicted must have shape \[4, 3\], that of target and 3 quantiles, was \[4, 2\]"):
         pinball_loss(torch.zeros(4, 2), torch.zeros(4), QUANTILES)
+    with pytest.raises(ValueError, match=r"predicted must have shape \[4, 1, 3\], .*, was \[4, 5, 3\]"):
+        pinball_loss(torch.zeros(4, 5, 3), torch.zeros(4, 1), QUANTILES)
 
 
 def test_volatility_loss_is_least_at_the_truth():

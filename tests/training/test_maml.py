@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from cryptoml.models.forecaster import Forecast, ForecasterConfig, build_forecaster
+from cryptoml.models.forecaster import ARCHITECTURES, Forecast, ForecasterConfig, build_forecaster
 from cryptoml.training.losses import multi_task_losses
 from cryptoml.training.maml import MetaLearningMAML
 
@@ -136,31 +136,74 @@ def test_adapt_leaves_the_base_alone_and_improves():
     )
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("layer", [nn.BatchNorm1d(16), nn.Dropout(0.5)], ids=["batch norm", "dropout"])
+def test_adaptation_never_writes_to_the_base(layer: nn.Module, training: bool):
+    torch.manual_seed(0)
+    learner = MetaLearningMAML(nn.Sequential(nn.Linear(3, 16), layer, nn.Linear(16, 2)), 0.05, 3).train(training)
+    before, x = copy.deepcopy(learner.state_dict()), torch.randn(20, 3)
+    adapted = learner.adapt(x, torch.full((20, 2), 3.0), mse_loss)
+    assert learner.last_adaptation.accepted
+    assert adapted.training == learner.base_model.training == training
+    assert all(torch.equal(values, learner.state_dict()[name]) for name, values in before.items())
+
+
+def test_running_statistics_follow_the_meta_batches():
+    torch.manual_seed(0)
+    learner = MetaLearningMAML(nn.Sequential(nn.Linear(1, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1)), 0.05, 2)
+    optimizer, norm = torch.optim.Adam(learner.parameters(), 1e-2), learner.base_model[1]
+    losses = [learner.outer_step(*meta_batch(tasks=5, shots=10), mse_loss, optimizer).item() for _ in range(30)]
+    assert losses[-1] < losses[0]
+    assert learner.batching == "vmap"
+    assert norm.num_batches_tracked.item() == 30
+    assert norm.track_running_stats
+    support = meta_batch(tasks=5, shots=10)[0].flatten(0, 1)
+    torch.testing.assert_close(norm.running_mean, learner.base_model[0](support).mean(0), rtol=0.2, atol=0.2)
+
+
+def test_targets_may_have_many_axes():
+    class Grid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(4, 6)
+
+        def forward(self, series: Tensor, scale: Tensor) -> Tensor:
+            return self.inner(series.mean(1)).unflatten(-1, (2, 3)) * scale[:, None]
+
+    learner = MetaLearningMAML(Grid(), 0.1, 4, learned_rates=True)
+    x, y = {"series": torch.randn(3, 10, 5, 4), "scale": torch.ones(3, 10, 1)}, torch.randn(3, 10, 2, 3)
+    learner.outer_step(x, y, x, y, mse_loss, torch.optim.Adam(learner.parameters(), 1e-2))
+    adapted = learner.adapt({name: part[0] for name, part in x.items()}, 0 * y[0] + 1.0, mse_loss)
+    assert learner.last_adaptation.accepted
+    assert adapted(**{name: part[0] for name, part in x.items()}).shape == (10, 2, 3)
+
+
 @pytest.mark.parametrize(("rate", "word"), [(5.0, "rises|not finite"), (1e30, "not finite")])
-def test_harmful_adaptation_is_refused(rate: float, word: str):
+def test_harmful_adaptation_is_refused(rate: float, word: str, caplog: pytest.LogCaptureFixture):
     learner = MetaLearningMAML(network(), rate, 5)
     x = torch.randn(10, 1, generator=torch.Generator().manual_seed(0))
     adapted = learner.adapt(x, 3 * x, mse_loss)
     assert not learner.last_adaptation.accepted
+    assert f"adaptation refused: {learner.last_adaptation.reason}" in caplog.text
     assert any(part in learner.last_adaptation.reason for part in word.split("|"))
     assert torch.equal(adapted(x), learner(x))
 
 
-def test_lstm_base_adapts_and_says_that_tasks_run_one_by_one():
+def test_lstm_base_learns_and_adapts():
     learner = MetaLearningMAML(Recurrent(), 0.1, 3)
-    assert learner.batching == "loop"
     optimizer = torch.optim.Adam(learner.parameters(), 1e-2)
     series = torch.randn(4, 8, 5, generator=torch.Generator().manual_seed(0))
     target = series.mean(-1, keepdim=True)
     data = (series[:, :4], target[:, :4], series[:, 4:], target[:, 4:])
     losses = [learner.outer_step(*data, mse_loss, optimizer).item() for _ in range(6)]
     assert losses[-1] < losses[0]
+    assert learner.batching == "vmap"
     learner.eval()
     learner.adapt(series[0], target[0], mse_loss)
     assert learner.last_adaptation is not None
 
 
-def test_fallback_where_vmap_refuses():
+def test_fallback_where_vmap_refuses(caplog: pytest.LogCaptureFixture):
     class Branching(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -172,10 +215,47 @@ def test_fallback_where_vmap_refuses():
     learner = MetaLearningMAML(Branching(), 0.05, 2)
     learner.meta_loss(*meta_batch(), mse_loss).backward()
     assert learner.batching == "loop"
+    assert "tasks run one by one, as vmap refuses the base model" in caplog.text
 
 
-@pytest.mark.parametrize(("architecture", "batching"), [("tcn", "vmap"), ("tft", "loop")])
-def test_forecasters_are_meta_learned(architecture: str, batching: str):
+def test_fallback_where_sequences_are_packed():
+    class Packed(Recurrent):
+        def forward(self, x: Tensor) -> Tensor:
+            packed = nn.utils.rnn.pack_padded_sequence(x.unsqueeze(-1), torch.full((len(x),), x.shape[1]), batch_first=True)
+            return self.out(self.lstm(packed)[1][0][0])
+
+    torch.manual_seed(0)
+    plain, packed = Recurrent(), Packed()
+    packed.load_state_dict(plain.state_dict())
+    data = torch.randn(2, 3, 5), torch.randn(2, 3, 1), torch.randn(2, 3, 5), torch.randn(2, 3, 1)
+    learners = [MetaLearningMAML(base, 0.05, 2) for base in (plain, packed)]
+    for learner in learners:
+        learner.meta_loss(*data, mse_loss).backward()
+    assert [learner.batching for learner in learners] == ["vmap", "loop"]
+    for left, right in zip(plain.parameters(), packed.parameters(), strict=True):
+        torch.testing.assert_close(left.grad, right.grad)
+
+
+def test_fallback_to_first_order_where_a_kernel_has_no_second_derivative(caplog: pytest.LogCaptureFixture):
+    class Bagged(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bag, self.out = nn.EmbeddingBag(7, 4), nn.Linear(4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.bag(x.long()))
+
+    learner = MetaLearningMAML(Bagged(), 0.05, 2)
+    x, y = torch.randint(0, 7, (2, 3, 4)), torch.randn(2, 3, 1)
+    optimizer = torch.optim.Adam(learner.parameters(), 1e-2)
+    losses = [learner.outer_step(x, y, x, y, mse_loss, optimizer).item() for _ in range(5)]
+    assert losses[-1] < losses[0]
+    assert learner.first_order
+    assert "meta-gradients are of first order from now on" in caplog.text
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_forecasters_are_meta_learned(architecture: str):
     torch.manual_seed(0)
     shape = {"num_features": 2, "num_assets": 2, "hidden_size": 4, "num_heads": 2, "lookback": 4}
     learner = MetaLearningMAML(build_forecaster(ForecasterConfig(architecture=architecture, **shape)), 0.05, 1)
@@ -189,7 +269,7 @@ def test_forecasters_are_meta_learned(architecture: str, batching: str):
         return sum(multi_task_losses(forecast, *y).values())
 
     learner.meta_loss(inputs, (labels, origins), inputs, (labels, origins), loss).backward()
-    assert learner.batching == batching
+    assert learner.batching == "vmap"
     assert all(parameter.grad is not None for parameter in learner.parameters())
 
 
@@ -214,14 +294,20 @@ def test_several_inputs_and_labels():
 
 def test_bad_input_is_named():
     learner = MetaLearningMAML(network())
-    with pytest.raises(ValueError, match="support_x must hold at least one example"):
+    with pytest.raises(ValueError, match=r"support_x and support_y must hold at least one example .*, had \[0, 1\], \[0, 1\]"):
         learner.adapt(torch.zeros(0, 1), torch.zeros(0, 1), mse_loss)
+    with pytest.raises(ValueError, match=r"support_x and support_y must hold .*, had \[3, 1\], \[2, 1\]"):
+        learner.adapt(torch.zeros(3, 1), torch.zeros(2, 1), mse_loss)
+    empty, some = torch.zeros(2, 0, 1), torch.zeros(2, 3, 1)
+    optimizer = torch.optim.SGD(learner.parameters(), 0.1)
+    with pytest.raises(ValueError, match=r"each task of support_x and support_y must hold .*, had \[0, 1\], \[0, 1\]"):
+        learner.outer_step(empty, empty, some, some, mse_loss, optimizer)
+    with pytest.raises(ValueError, match=r"each task of query_x and query_y must hold"):
+        learner.outer_step(some, some, empty, empty, mse_loss, optimizer)
     x = torch.zeros(2, 3, 1)
     with pytest.raises(ValueError, match="same number of tasks"):
         learner.meta_loss(x, x, x[:1], x[:1], mse_loss)
     with pytest.raises(ValueError, match=r"step_weights must hold 5 weights from 0, not all 0, were \(1.0,\)"):
         MetaLearningMAML(network(), step_weights=(1.0,))
-    with pytest.raises(ValueError, match="compiled needs a base_model without recurrent layers"):
-        MetaLearningMAML(Recurrent(), compiled=True)
     with pytest.raises(ValueError, match="inner_lr must be above 0"):
         MetaLearningMAML(network(), inner_lr=0.0)
