@@ -49,22 +49,20 @@ class Feed:
             yield batch
 
     def state(self) -> dict[str, Tensor]:
-        """Random states that decide the order of an epoch that begins now."""
-        generators = {f"generator{index}": one.get_state() for index, one in enumerate(self._generators())}
-        return random_state() | generators
+        """Random states that decide the order of an epoch that begins now: those that all share and the loader's own."""
+        return random_state() | {name: generator.get_state() for name, generator in self._generators().items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Undo `state`, which the epoch to go on with began with."""
-        self.start = dict(state)
+        """Undo `state`."""
         restore_random_state(state)
-        for index, generator in enumerate(self._generators()):
-            if f"generator{index}" in state:
-                generator.set_state(state[f"generator{index}"])
+        for name, generator in self._generators().items():
+            if name in state:
+                generator.set_state(state[name])
 
-    def _generators(self) -> list[torch.Generator]:
-        parts = (self.loader, getattr(self.loader, "sampler", None))
-        found = [getattr(part, "generator", None) for part in parts]
-        return [one for one in found if isinstance(one, torch.Generator)]
+    def _generators(self) -> dict[str, torch.Generator]:
+        parts = {"loader": self.loader, "sampler": getattr(self.loader, "sampler", None)}
+        found = {name: getattr(part, "generator", None) for name, part in parts.items()}
+        return {name: one for name, one in found.items() if isinstance(one, torch.Generator)}
 
     def _opened(self, epoch: int, skip: int) -> Iterator[Any]:
         for part in (self.loader, getattr(self.loader, "sampler", None)):

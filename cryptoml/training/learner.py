@@ -50,7 +50,8 @@ class Learner:
         model: On `device` already.
         objective: Losses and metrics; its parameters are trained too.
         config: Settings of the loop.
-        feed: The training batches.
+        train: The training batches.
+        validation: The validation batches, on the same device.
         prepare_model: Wraps the module that maps a portion to its loss.
         workers: Who trains together.
     """
@@ -60,14 +61,16 @@ class Learner:
         model: nn.Module,
         objective: Objective,
         config: TrainingConfig,
-        feed: Feed,
+        train: Feed,
+        validation: Feed,
         prepare_model: Callable[[nn.Module], nn.Module] | None = None,
         workers: Workers | None = None,
     ) -> None:
-        device = feed.device
+        device = train.device
         if config.autocast == "float16" and device.type != "cuda":
             raise ConfigError(f"autocast float16 needs a CUDA device, was {device.type}; use bfloat16")
-        self.model, self.objective, self.config, self.feed, self.device = model, objective, config, feed, device
+        self.model, self.objective, self.config, self.device = model, objective, config, device
+        self.train, self.validation = train, validation
         self.workers = workers or Workers()
         self.batch_loss = BatchLoss(model, objective)
         self.workers.share_state(self.batch_loss)
@@ -103,7 +106,7 @@ class Learner:
         """
         self.started = time.perf_counter()
         self.step_module.train()
-        for group in _grouped(self.feed.batches(self.epoch, self.progress.batch), self.config.accumulate):
+        for group in _grouped(self.train.batches(self.epoch, self.progress.batch), self.config.accumulate):
             self._step(group)
             self.progress.batch += len(group)
             on_step(len(group))
@@ -136,7 +139,7 @@ class Learner:
         return step._replace(loss=step.loss.detach().float())
 
     @torch.no_grad()
-    def validate(self, feed: Feed) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
         """Run one pass over the validation data; returns exact means over all its labels.
 
         Raises:
@@ -145,16 +148,14 @@ class Learner:
         self.batch_loss.eval()
         self.workers.share_state(self.batch_loss)
         sums: dict[str, Tensor] = {}
-        for batch in feed.batches(0):
+        for batch in self.validation.batches(0):
             for name, total in self._validated(batch).items():
                 sums[name] = sums[name] + total if name in sums else total
         totals = self.workers.sum(torch.stack(list(sums.values()))).tolist()
         means = {name: total / count for name, (total, count) in zip(sums, totals, strict=True) if count > 0}
         loss = self._combined(means, "validation")
         if not math.isfinite(loss):
-            raise DataError(
-                f"validation loss must be finite, was {loss} in epoch {self.epoch + 1}{self._broken_validation(feed)}"
-            )
+            raise DataError(f"validation loss must be finite, was {loss} in epoch {self.epoch + 1}{self._broken_validation()}")
         tasks = {f"val_{name}": means[name] for name in self.objective.terms if name != "loss" and name in means}
         return {"val_loss": loss} | {name: means.get(name, math.nan) for name in METRICS} | tasks
 
@@ -192,7 +193,7 @@ class Learner:
     def result(self) -> FitResult:
         """Sum up the run."""
         history = {name: list(values) for name, values in self.progress.history.items()}
-        seconds, waited = sum(history.get("seconds", [])), self.progress.waited + self.feed.waited
+        seconds, waited = sum(history.get("seconds", [])), self.progress.waited + self.train.waited
         return FitResult(history, self.progress.best_epoch, self.progress.best_loss, seconds, waited)
 
     def seconds(self) -> float:
@@ -209,16 +210,16 @@ class Learner:
     def _not_finite(self, losses: Tensor, group: list[Any]) -> str:
         """Say on which data a step failed; the workers tell each other."""
         number = self.progress.batch
-        texts = [blamed(batch, number + index, self.feed.loader, self.batch_loss) for index, batch in enumerate(group)]
+        texts = [blamed(batch, number + index, self.train.loader, self.batch_loss) for index, batch in enumerate(group)]
         bad = [text for text, loss in zip(texts, losses.tolist(), strict=True) if not math.isfinite(loss)]
         told = self.workers.gather((bad, texts))
         what = "loss" if any(bad for bad, _ in told) else "gradient"
         where = [text for bad, texts in told for text in (bad if what == "loss" else texts)]
         return f"training {what} must be finite, was not in epoch {self.epoch + 1} on {'; '.join(where)}"
 
-    def _broken_validation(self, feed: Feed) -> str:
-        bad = ((number, batch) for number, batch in enumerate(feed.batches(0)) if not _finite(self._validated(batch)))
-        own = [blamed(batch, number, feed.loader, self.batch_loss) for number, batch in islice(bad, 1)]
+    def _broken_validation(self) -> str:
+        bad = ((number, batch) for number, batch in enumerate(self.validation.batches(0)) if not _finite(self._validated(batch)))
+        own = [blamed(batch, number, self.validation.loader, self.batch_loss) for number, batch in islice(bad, 1)]
         told = "; ".join(text for texts in self.workers.gather(own) for text in texts)
         return f" on {told}" if told else ""
 

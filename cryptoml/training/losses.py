@@ -36,6 +36,7 @@ TASKS: dict[str, Likelihood] = {
 """Tasks of the forecaster and the likelihood by which uncertainty weighting treats each one."""
 
 SMALLEST_VOLATILITY = 1e-2
+MISSING = {"volatility": 1.0, "position_size": 0.0, "returns": 0.0}
 
 
 def _pinball(
@@ -64,7 +65,7 @@ def pinball_loss(
             f"predicted must have shape {expected}, that of target and {len(quantiles)} quantiles, was {list(predicted.shape)}"
         )
     present = ~target.isnan()
-    losses = _pinball(predicted.float(), _without_nan(target), quantiles).mean(-1)
+    losses = _pinball(predicted.float(), _kept(target, present), quantiles).mean(-1)
     return _masked_sum(losses, present) / present.sum().clamp(min=1)
 
 
@@ -72,9 +73,9 @@ def _masked_sum(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -
     return torch.where(mask, values, 0.0).sum()
 
 
-def _without_nan(target: Float[Tensor, "*shape"], missing: float = 0.0) -> Float[Tensor, "*shape"]:
-    """Replace missing labels; infinite ones stay, so that the loss tells of them."""
-    return torch.where(target.isnan(), missing, target)
+def _kept(target: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], missing: float = 0.0) -> Float[Tensor, "*shape"]:
+    """Replace what carries no loss, so that whatever stands there reaches no gradient; infinite labels that do stay."""
+    return torch.where(mask, target, missing)
 
 
 def _class_losses(logits: Float[Tensor, "*shape label"], target: Shaped[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -85,7 +86,7 @@ def _class_losses(logits: Float[Tensor, "*shape label"], target: Shaped[Tensor, 
 def _volatility_losses(predicted: Float[Tensor, "*shape 1"], target: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """QLIKE: v/f - log(v/f) - 1 on variances; its minimiser is the expected variance (Patton 2011)."""
     log_variance = 2.0 * predicted.float().squeeze(-1).clamp(min=SMALLEST_VOLATILITY).log()
-    log_target = 2.0 * _without_nan(target, 1.0).clamp(min=SMALLEST_VOLATILITY).log()
+    log_target = 2.0 * target.clamp(min=SMALLEST_VOLATILITY).log()
     difference = log_target - log_variance
     return difference.exp() - difference - 1.0
 
@@ -104,17 +105,21 @@ def label_masks(
 
 
 def multi_task_errors(
-    forecast: Forecast, targets: Mapping[str, Shaped[Tensor, "..."]], quantiles: Sequence[float]
+    forecast: Forecast,
+    targets: Mapping[str, Shaped[Tensor, "..."]],
+    masks: Mapping[str, Bool[Tensor, "..."]],
+    quantiles: Sequence[float],
 ) -> dict[str, Float[Tensor, "..."]]:
-    """Compute the loss of each label, `[batch asset time]`, of returns `[... horizon]`; where there is no label, of none."""
-    sized = forecast.position_size.float().squeeze(-1) - _without_nan(targets["position_size"])
-    return {
+    """Compute the loss of each label that `masks` keeps, `[batch asset time]`, of returns `[... horizon]`; 0 elsewhere."""
+    floats = {name: _kept(targets[name], masks[name], missing) for name, missing in MISSING.items()}
+    errors = {
         "direction": _class_losses(forecast.direction, targets["direction"]),
-        "volatility": _volatility_losses(forecast.volatility, targets["volatility"]),
+        "volatility": _volatility_losses(forecast.volatility, floats["volatility"]),
         "regime": _class_losses(forecast.regime, targets["regime"]),
-        "position_size": sized.square(),
-        "returns": _pinball(forecast.quantiles.float(), _without_nan(targets["returns"]), quantiles).mean(-1),
+        "position_size": (forecast.position_size.float().squeeze(-1) - floats["position_size"]).square(),
+        "returns": _pinball(forecast.quantiles.float(), floats["returns"], quantiles).mean(-1),
     }
+    return {task: torch.where(masks[task], errors[task], 0.0) for task in TASKS}
 
 
 def multi_task_sums(
@@ -124,9 +129,9 @@ def multi_task_sums(
     quantiles: Sequence[float],
 ) -> dict[str, tuple[Float[Tensor, ""], Float[Tensor, ""]]]:
     """Sum each task's loss over its labels; returns (sum, number of labels) per task, so that batches add up."""
-    losses = multi_task_errors(forecast, targets, quantiles)
     masks = label_masks(targets, origin_mask)
-    return {task: (_masked_sum(losses[task], masks[task]), masks[task].sum().float()) for task in TASKS}
+    losses = multi_task_errors(forecast, targets, masks, quantiles)
+    return {task: (losses[task].sum(), masks[task].sum().float()) for task in TASKS}
 
 
 def multi_task_losses(

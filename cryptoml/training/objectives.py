@@ -153,9 +153,8 @@ class ForecastObjective(Objective):
     def broken(self, model: nn.Module, batch: Batch) -> Bool[Tensor, "batch asset time"]:
         """Tell at which origins the loss of any task is not finite."""
         forecast = cast(Forecaster, model).dense(batch.features, batch.mask)
-        errors = multi_task_errors(forecast, batch.targets, self.quantiles)
-        masks = label_masks(batch.targets, batch.origin_mask)
-        bad = [~errors[task].isfinite() & masks[task] for task in TASKS]
+        errors = multi_task_errors(forecast, batch.targets, label_masks(batch.targets, batch.origin_mask), self.quantiles)
+        bad = [~errors[task].isfinite() for task in TASKS]
         return torch.stack([each.any(dim=-1) if each.ndim == 4 else each for each in bad]).any(dim=0)
 
 

@@ -8,7 +8,6 @@ from torch import Tensor
 from cryptoml.errors import ConfigError, DataError
 from cryptoml.training.checkpoint import join_state, split_state, weights_of
 from cryptoml.training.learner import Learner, Progress
-from cryptoml.training.randomness import random_state, restore_random_state
 
 __all__ = ["restore_run", "state_of_run"]
 
@@ -19,11 +18,14 @@ def state_of_run(learner: Learner) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Collect tensors and a JSON document, on all workers at once.
 
     Weights of model and objective now and at their best, optimizer, schedule, gradient scaler, counters and history; of each
-    worker the random states now and at the start of the epoch (its data position) and the epoch's losses so far.
+    worker the random states now and at the start of the epoch (with the counters, its data position) and the losses so far.
     """
-    progress, feed = learner.progress, learner.feed
-    start = feed.start if progress.batch else feed.state()
-    own = {"random": random_state(), "start": start, "losses": {"sums": learner.sums.cpu(), "counts": learner.counts.cpu()}}
+    progress, train = learner.progress, learner.train
+    own = {
+        "start": train.start if progress.batch else train.state(),
+        "now": learner.validation.state(),
+        "losses": {"sums": learner.sums.cpu(), "counts": learner.counts.cpu()},
+    }
     moments, optimizer = split_state(learner.optimizer)
     parts = {"weights": weights_of(learner.batch_loss), "optimizer": moments}
     if progress.batch or progress.epoch != progress.best_epoch:
@@ -35,7 +37,7 @@ def state_of_run(learner: Learner) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "optimizer": optimizer,
         "schedule": learner.schedule.state_dict(),
         "scaler": learner.scaler.state_dict(),
-        "progress": vars(progress) | {"seconds": learner.seconds(), "waited": progress.waited + feed.waited},
+        "progress": vars(progress) | {"seconds": learner.seconds(), "waited": progress.waited + train.waited},
     }
     return {f"{part}/{name}": values for part, named in parts.items() for name, values in named.items()}, document
 
@@ -64,8 +66,9 @@ def restore_run(learner: Learner, tensors: dict[str, Tensor], document: dict[str
         learner.scaler.load_state_dict(document["scaler"])
         learner.progress = Progress(**document["progress"])
         learner.sums, learner.counts = (tensors[f"{rank}/losses/{name}"].to(learner.device) for name in ("sums", "counts"))
-        learner.feed.restore(_part(tensors, f"{rank}/start"))
-        restore_random_state(_part(tensors, f"{rank}/random"))
+        learner.train.start = _part(tensors, f"{rank}/start")
+        learner.train.restore(learner.train.start)
+        learner.validation.restore(_part(tensors, f"{rank}/now"))
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"checkpoint {path} belongs to another model or version: {error}") from error
 

@@ -78,13 +78,13 @@ def fit(
     device = torch.device(device) if device is not None else _device_of(model)
     _require_batches(train, validation, workers)
     with seeded(config.seed if rank == 0 else derived_seed(config.seed, rank)), memory_hints(config, device):
-        feeds = Feed(train, device), Feed(validation, device)
         objective = (objective or objective_of(model, config)).to(device)
-        learner = Learner(model.to(device), objective, config, feeds[0], prepare_model, workers)
+        feeds = Feed(train, device), Feed(validation, device)
+        learner = Learner(model.to(device), objective, config, *feeds, prepare_model, workers)
         _open_checkpoints(learner, resume, checkpoint_dir)
         events = EventLog(log_dir if rank == 0 else None, learner.epoch)
         try:
-            _run_epochs(learner, feeds[1], on_epoch_end, checkpoint_dir, events, progress)
+            _run_epochs(learner, on_epoch_end, checkpoint_dir, events, progress)
         finally:
             learner.restore_best()
             events.close()
@@ -102,13 +102,12 @@ def _open_checkpoints(learner: Learner, resume: str | Path | None, folder: str |
 
 def _run_epochs(
     learner: Learner,
-    validation: Feed,
     on_epoch_end: OnEpochEnd | None,
     folder: str | Path | None,
     events: EventLog,
     progress: bool | None,
 ) -> None:
-    config, batches = learner.config, length_of(learner.feed.loader)
+    config, batches = learner.config, length_of(learner.train.loader)
     total = None if batches is None else config.max_epochs * batches
     done = 0 if batches is None else learner.epoch * batches + learner.progress.batch
     hidden = True if learner.workers.rank else None if progress is None else not progress
@@ -121,11 +120,11 @@ def _run_epochs(
                 _write(learner, [Path(folder) / CHECKPOINT_NAME])
 
         while not learner.finished:
-            waited = learner.feed.waited
-            row = {"train_loss": learner.train_epoch(on_step)} | learner.validate(validation)
+            waited = learner.train.waited
+            row = {"train_loss": learner.train_epoch(on_step)} | learner.validate()
             improved = learner.end_epoch(row)
             checkpoint = None if folder is None else _keep(learner, Path(folder), improved)
-            events.add(learner.epoch, row | {"loading_seconds": learner.feed.waited - waited})
+            events.add(learner.epoch, row | {"loading_seconds": learner.train.waited - waited})
             bar.set_postfix(epoch=learner.epoch, val_loss=f"{row['val_loss']:.4f}")
             if on_epoch_end is not None:
                 on_epoch_end(EpochEnd(learner.epoch, row, improved, checkpoint))

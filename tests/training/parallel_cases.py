@@ -78,11 +78,10 @@ def gradients(architecture: str, accumulate: int = 1, seed: int = 0, **settings:
     """Gradients of every step of one epoch, without a change of the weights."""
 
     def run(rank: int, size: int, folder: Path) -> list[dict[str, np.ndarray]]:
-        train, _ = loaders(rank, size)
+        feeds = [Feed(loader, torch.device("cpu")) for loader in loaders(rank, size)]
         model = forecaster(architecture, seed=seed + rank)
         config = CONFIG.updated(grad_clip=1e9, learning_rate=1e-30, weight_decay=0.0, accumulate=accumulate, **settings)
-        feed = Feed(train, torch.device("cpu"))
-        learner = Learner(model, objective_of(model, config), config, feed, None, Workers(rank, size))
+        learner = Learner(model, objective_of(model, config), config, *feeds, None, Workers(rank, size))
         steps: list[dict[str, np.ndarray]] = []
 
         def keep(_: int) -> None:
