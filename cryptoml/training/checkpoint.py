@@ -56,8 +56,8 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], document: Map
     return path
 
 
-def require_writable(folder: str | Path) -> None:
-    """Create a folder for checkpoints and try to write there.
+def require_writable(folder: str | Path) -> Path:
+    """Create a folder for checkpoints and try to write there; returns its path.
 
     Raises:
         DataError: That fails.
@@ -68,6 +68,7 @@ def require_writable(folder: str | Path) -> None:
             probe.write(b"\0")
     except OSError as error:
         raise DataError(f"checkpoint folder {folder} cannot be written: {error}") from error
+    return Path(folder)
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

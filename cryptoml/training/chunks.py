@@ -158,8 +158,9 @@ class ChunkLoader:
         """
         features = self._cut(self.features, spans, float("nan"))
         mask = ~features.isnan()
-        batch = Batch(features.masked_fill_(~mask, 0.0), mask, self._targets(spans), self._origins(spans), tuple(spans))
-        if features.isinf().any():
+        features.nan_to_num_(nan=0.0, posinf=float("inf"), neginf=float("-inf"))
+        batch = Batch(features, mask, self._targets(spans), self._origins(spans), tuple(spans))
+        if torch.stack(features.aminmax()).isinf().any():
             raise DataError(f"features must be finite, or NaN where missing; found an infinite one in {self.describe(batch)}")
         return batch
 

@@ -72,9 +72,9 @@ class FitResult:
     """Outcome of a training run.
 
     Attributes:
-        history: One list per figure, one entry per epoch: train_loss, val_loss (the same fixed-weight sum), accuracy,
-            direction_accuracy, mae, mse (validation; NaN where not defined), learning_rate, seconds, and for forecasters
-            the validation loss of each task, `val_loss_<task>`.
+        history: One list per figure, one entry per epoch: train_loss and val_loss (the same fixed-weight sum of means over all
+            labels), accuracy, direction_accuracy, mae, mse (validation; NaN where not defined), learning_rate, seconds, and
+            for forecasters the validation loss of each task, `val_loss_<task>`.
         best_epoch: Epoch of the lowest validation loss, counted from 1.
         best_validation_loss: That loss.
         seconds: Wall time of all epochs, those before a resume included.

@@ -81,29 +81,30 @@ def fit(
         objective = (objective or objective_of(model, config)).to(device)
         feeds = Feed(train, device), Feed(validation, device)
         learner = Learner(model.to(device), objective, config, *feeds, prepare_model, workers)
-        _open_checkpoints(learner, resume, checkpoint_dir)
+        folder = _open_checkpoints(learner, resume, checkpoint_dir)
         events = EventLog(log_dir if rank == 0 else None, learner.epoch)
         try:
-            _run_epochs(learner, on_epoch_end, checkpoint_dir, events, progress)
+            _run_epochs(learner, on_epoch_end, folder, events, progress)
         finally:
             learner.restore_best()
             events.close()
     return learner.result()
 
 
-def _open_checkpoints(learner: Learner, resume: str | Path | None, folder: str | Path | None) -> None:
-    """Go on from a checkpoint and see that others can be written, as the first worker has them."""
-    if folder is not None:
-        learner.workers.by_first(lambda: require_writable(folder))
-    path = learner.workers.by_first(lambda: None if resume is None else _checkpoint_file(resume))
+def _open_checkpoints(learner: Learner, resume: str | Path | None, folder: str | Path | None) -> Path | None:
+    """See that checkpoints can be written and go on from one; both places are those that the first worker was given."""
+    first = learner.workers.by_first
+    place = first(lambda: None if folder is None else require_writable(folder))
+    path = first(lambda: None if resume is None else _checkpoint_file(resume))
     if path is not None:
-        restore_run(learner, *learner.workers.by_first(lambda: read_tensors(path)), path)
+        restore_run(learner, *first(lambda: read_tensors(path)), path)
+    return place
 
 
 def _run_epochs(
     learner: Learner,
     on_epoch_end: OnEpochEnd | None,
-    folder: str | Path | None,
+    folder: Path | None,
     events: EventLog,
     progress: bool | None,
 ) -> None:
@@ -117,13 +118,13 @@ def _run_epochs(
             bar.update(batches)
             steps = -(-learner.progress.batch // config.accumulate)
             if folder is not None and config.checkpoint_steps and steps % config.checkpoint_steps == 0:
-                _write(learner, [Path(folder) / CHECKPOINT_NAME])
+                _write(learner, [folder / CHECKPOINT_NAME])
 
         while not learner.finished:
             waited = learner.train.waited
             row = {"train_loss": learner.train_epoch(on_step)} | learner.validate()
             improved = learner.end_epoch(row)
-            checkpoint = None if folder is None else _keep(learner, Path(folder), improved)
+            checkpoint = None if folder is None else _keep(learner, folder, improved)
             events.add(learner.epoch, row | {"loading_seconds": learner.train.waited - waited})
             bar.set_postfix(epoch=learner.epoch, val_loss=f"{row['val_loss']:.4f}")
             if on_epoch_end is not None:

@@ -105,6 +105,23 @@ def fitted(architecture: str, dropout: float = 0.0, **settings: Any) -> Case:
     return run
 
 
+def wrapped(rank: int, size: int, folder: Path) -> tuple[dict[str, np.ndarray], dict[str, list[float]]]:
+    """A fit whose step someone wrapped for data parallelism besides."""
+    model = forecaster()
+    wrap = nn.parallel.DistributedDataParallel if size > 1 else None
+    result = fit(model, *loaders(rank, size), CONFIG, rank=rank, world_size=size, prepare_model=wrap)
+    return weights(model), history(result)
+
+
+def kept_by_the_first(rank: int, size: int, folder: Path) -> list[str]:
+    """A fit of which only the first rank knows where checkpoints go."""
+    own = folder / "first" if rank == 0 else None
+    config = CONFIG.updated(checkpoint_steps=1, keep_every=1, max_epochs=2)
+    fit(forecaster(), *loaders(rank, size), config, rank=rank, world_size=size, checkpoint_dir=own)
+    fit(forecaster(), *loaders(rank, size), config, rank=rank, world_size=size, resume=own)
+    return sorted(path.name for path in own.iterdir()) if own else []
+
+
 def member_task(size: int, dropout: float, **settings: Any) -> tuple[FoldData, MemberTask]:
     features, targets = market()
     fold = walk_forward(NUM_BARS, test_start=320, label_bars=4, embargo_bars=4, validation_bars=52)[0]
@@ -196,6 +213,8 @@ CASES: dict[str, Case] = {
     **{f"fitted_{name}": fitted(name) for name in ("linear", "tcn", "tft", "patch")},
     "fitted_accumulated": fitted("tcn", accumulate=2),
     "fitted_early": fitted("tcn", max_epochs=40, patience=2, lr_patience=0, learning_rate=0.05),
+    "fitted_wrapped": wrapped,
+    "kept_by_the_first": kept_by_the_first,
     "fitted_dropout": fitted("tcn", dropout=0.3),
     "member": member(),
     "member_dropout": member(0.3),

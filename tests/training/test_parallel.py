@@ -37,7 +37,16 @@ def largest_difference(left: dict[str, np.ndarray], right: dict[str, np.ndarray]
 
 
 GRADIENTS = [name for name in CASES if name.startswith("gradients")]
-FITTED = ["fitted_linear", "fitted_tcn", "fitted_tft", "fitted_patch", "fitted_accumulated", "fitted_early", "member"]
+FITTED = [
+    "fitted_linear",
+    "fitted_tcn",
+    "fitted_tft",
+    "fitted_patch",
+    "fitted_accumulated",
+    "fitted_early",
+    "fitted_wrapped",
+    "member",
+]
 
 
 @pytest.mark.parametrize("name", GRADIENTS)
@@ -80,6 +89,16 @@ def test_the_first_rank_alone_writes_and_all_go_on_from_its_checkpoint(ranks: li
     assert (kept, not_kept) == (True, False)
     assert largest_difference(weights, other) == 0.0
     assert largest_difference(weights, ranks[0]["member_dropout"][0]) == 0.0
+
+
+def test_the_place_of_checkpoints_is_that_of_the_first_rank(ranks: list[dict[str, Any]]) -> None:
+    assert ranks[0]["kept_by_the_first"] == [
+        "best.safetensors",
+        "epoch-0001.safetensors",
+        "epoch-0002.safetensors",
+        "last.safetensors",
+    ]
+    assert ranks[1]["kept_by_the_first"] == []
 
 
 def test_all_ranks_hear_where_a_loss_is_not_finite(ranks: list[dict[str, Any]]) -> None:

@@ -155,24 +155,6 @@ def test_what_the_callback_raises_reaches_the_caller(loaders):
         fit(forecaster(), *loaders(), CONFIG, on_epoch_end=prune)
 
 
-def test_accumulated_batches_take_one_step(loaders):
-    """Two batches of three whole chunks give about the step of one batch of six: means of means differ by labels only."""
-    train, validation = loaders()
-    steps = []
-
-    class Counting(nn.Module):
-        def __init__(self, inner: nn.Module) -> None:
-            super().__init__()
-            self.inner = inner
-
-        def forward(self, batch):
-            steps.append(batch)
-            return self.inner(batch)
-
-    fit(forecaster(), train, validation, CONFIG.updated(max_epochs=1, accumulate=2), prepare_model=Counting)
-    assert len(steps) == len(train)
-
-
 def test_tensorboard_events_are_written(loaders, tmp_path):
     fit(forecaster(), *loaders(), CONFIG.updated(max_epochs=1), log_dir=tmp_path)
     assert list(tmp_path.glob("events*"))
@@ -183,6 +165,32 @@ def test_bfloat16_autocast_trains(loaders):
     assert math.isfinite(result.best_validation_loss)
     with pytest.raises(ConfigError, match="float16 needs a CUDA device"):
         fit(forecaster(), *loaders(), CONFIG.updated(autocast="float16"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch's own
+def test_compiled_training_takes_the_same_steps(loader):
+    losses = []
+    for compiled in (False, True):
+        config = CONFIG.updated(max_epochs=2, compile=compiled)
+        history = fit(forecaster(dropout=0.0), loader(stop=82, batch_size=1), loader(300, 340), config).history
+        losses.append(history["train_loss"] + history["val_loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_accumulated_batches_are_one_batch(loaders):
+    """Batches of 2 by threes take the steps of batches of 6, however labels are spread over them."""
+    histories = []
+    for options, accumulate in (({"batch_size": 6}, 1), ({"batch_size": 2}, 3)):
+        model = forecaster(dropout=0.0)
+        histories.append(fit(model, *loaders(**options), CONFIG.updated(accumulate=accumulate)).history)
+    for name in ("train_loss", "val_loss", "mae"):
+        assert histories[1][name] == pytest.approx(histories[0][name], rel=1e-5)
+
+
+def test_waiting_for_chunks_is_measured(loaders):
+    result = fit(forecaster(), *loaders(), CONFIG.updated(max_epochs=2))
+    assert 0 < result.loading_seconds < result.seconds
 
 
 def test_unlearned_weights_descend_what_is_monitored(loaders):
