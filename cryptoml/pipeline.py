@@ -26,7 +26,7 @@ from cryptoml.data.market import Market, read_market
 from cryptoml.data.run_folder import RunFolder, publish_file
 from cryptoml.data.splits import Fold, Span
 from cryptoml.evaluation.candidates import EvaluationInput, candidate_from_predictions
-from cryptoml.evaluation.findings import ceiling_table, control_table, ensemble_table, planted_table, sweep_table
+from cryptoml.evaluation.findings import ceiling_table, control_table, ensemble_table, planted_table
 from cryptoml.evaluation.folds import join_candidates, join_predictions
 from cryptoml.evaluation.importance import importance_by_category
 from cryptoml.evaluation.predictions import predictions_frame
@@ -242,7 +242,7 @@ class Pipeline:
         self, inputs: EvaluationInput, ensemble: Evaluation, others: dict[str, Evaluation], last: FoldForecast
     ) -> dict[str, dict[str, Any]]:
         names = [member.name for member in self.config.members]
-        tables = {"Ensemble": ensemble_table(names, last.ensemble), "Sweep": sweep_table(self.trials)}
+        tables: dict[str, dict[str, Any]] = {"Ensemble": ensemble_table(names, last.ensemble)}
         if CONTROL in others:
             tables["Control on shuffled labels"] = control_table(inputs, others[CONTROL])
         if self.market.health.file_errors:

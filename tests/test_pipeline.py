@@ -116,7 +116,7 @@ class TestOutputs:
         assert {"member_tft", "member_tcn", "shuffled_labels", "buy_and_hold"} <= set(report["baselines"])
         assert report["ensemble"]["direction"]["accuracy"]["value"] is not None
         assert "Built-in market" in report["extras"]
-        assert len(report["extras"]["Sweep"]) == 2
+        assert len(report["trials"]) == 2
         assert report["config"]["lookback"] == 16
         page = (outcome.folder / "report.html").read_text()
         assert page.lstrip().lower().startswith("<!doctype html")

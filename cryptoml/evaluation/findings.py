@@ -12,9 +12,8 @@ from cryptoml.evaluation.classification import accuracy, auc
 from cryptoml.evaluation.protocol import Evaluation
 from cryptoml.evaluation.uncertainty import chance_interval
 from cryptoml.models.ensemble import Ensemble
-from cryptoml.training.sweep import SweepTrial
 
-__all__ = ["ceiling_table", "control_table", "ensemble_table", "planted_table", "sweep_table"]
+__all__ = ["ceiling_table", "control_table", "ensemble_table", "planted_table"]
 
 CEILING_BARS = 2000
 
@@ -28,11 +27,6 @@ def ensemble_table(names: Sequence[str], ensemble: Ensemble) -> dict[str, Any]:
         for first, second in combinations(range(len(names)), 2):
             table[f"error correlation of {names[first]} and {names[second]}"] = float(errors[first, second])
     return table
-
-
-def sweep_table(trials: Sequence[SweepTrial]) -> dict[str, Any]:
-    """Return one line per trial; the lowest loss won."""
-    return {f"trial {trial.number}": f"{trial.state}, loss {trial.loss}, {trial.parameters}" for trial in trials}
 
 
 def control_table(inputs: EvaluationInput, control: Evaluation, level: float = 0.99) -> dict[str, Any]:
