@@ -85,9 +85,9 @@ class TestHere:
         rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.strip()}
         assert rows["onchain"] == ["1", "0", "1.0000", "1.0000"]
         assert rows["momentum"][:2] == ["1", "1"]
-        assert rows["onchain_net_flow"][-2:] == ["0", "1.0000"]
+        assert rows["onchain_net_flow"][-3:] == ["0", "1.0000", "NaN"]
         warm_up = int(rows["momentum_rsi_14"][1]) - 1
-        assert rows["momentum_rsi_14"][-2:] == ["3", f"{warm_up / 900:.4f}"]
+        assert rows["momentum_rsi_14"][-3:] == ["3", f"{warm_up / 900:.4f}", f"{warm_up / 900:.4f}"]
 
     def test_a_failed_symbol_gives_code_1_and_its_name(self, lake: Path, tmp_path: Path, capsys) -> None:
         next((lake / "candles/timeframe=1h/symbol=ETHUSDT").glob("*.parquet")).write_bytes(b"PAR1")

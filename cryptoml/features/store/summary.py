@@ -3,7 +3,6 @@
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,21 +23,22 @@ def describe_features(root: str | Path, engineer: AdvancedFeatureEngineer) -> pd
 
     Returns:
         Columns name, category, lookback (bars), symbols (how many have any value), missing (share of the existing bars of
-        all symbols without a value).
+        all symbols without a value), missing_where_any (the same share over those symbols).
     """
-    rows: Counter[str] = Counter()
-    filled: Counter[str] = Counter()
-    owners: dict[str, set[str]] = {}
+    rows: Counter[tuple[str, str]] = Counter()
+    filled: Counter[tuple[str, str]] = Counter()
     for symbol, table in feature_tables(open_storage(root), engineer.config.timeframe):
         for name in table.schema.names:
-            count = _filled(table[name])
-            rows[name] += table.num_rows
-            filled[name] += count
-            if count:
-                owners.setdefault(name, set()).add(symbol)
-    frame = engineer.catalogue()[["name", "category", "lookback"]]
-    missing = [1.0 - filled[name] / rows[name] if rows[name] else np.nan for name in frame["name"]]
-    return frame.assign(symbols=[len(owners.get(name, ())) for name in frame["name"]], missing=missing)
+            rows[name, symbol] += table.num_rows
+            filled[name, symbol] += _filled(table[name])
+    counts = pd.DataFrame({"rows": pd.Series(rows, dtype=float), "filled": pd.Series(filled, dtype=float)})
+    counts = counts.assign(symbols=counts["filled"] > 0, known=counts["rows"].where(counts["filled"] > 0, 0.0))
+    sums = counts.groupby(level=0).sum().reindex(engineer.names)
+    frame = engineer.catalogue()[["name", "category", "lookback"]].set_index("name")
+    frame["symbols"] = sums["symbols"].fillna(0).astype(int)
+    frame["missing"] = 1.0 - sums["filled"] / sums["rows"]
+    frame["missing_where_any"] = 1.0 - sums["filled"] / sums["known"].where(sums["known"] > 0)
+    return frame.reset_index()
 
 
 def category_table(features: pd.DataFrame) -> pd.DataFrame:
