@@ -20,7 +20,7 @@ _HOME = {
     "ExperimentConfig": "cryptoml.config",
     "Forecaster": "cryptoml.models.forecaster",
     "GraphAttentionNetwork": "cryptoml.models.gat",
-    "HyperparameterOptimizer": "cryptoml.training.optimizer",
+    "HyperparameterOptimizer": "cryptoml.distributed.tuning.optimizer",
     "Lake": "cryptoml.data.lake",
     "MetaLearningMAML": "cryptoml.training.maml",
     "MultiTaskLearningHead": "cryptoml.models.multitask",

@@ -162,8 +162,14 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "sweep": {
             "num_trials": 50,
             "max_epochs": 20,
-            "shapes": True,
-            "space": {"hidden_size": (64, 128, 160), "num_heads": (2, 4)},
+            "space": {
+                "search": (
+                    *("dropout", "learning_rate", "weight_decay", "loss", "batch_size"),
+                    *("hidden_size", "num_layers", "num_heads", "feature_groups"),
+                ),
+                "hidden_size": (64, 128, 160),
+                "num_heads": (2, 4),
+            },
         },
     },
 }

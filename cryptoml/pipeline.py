@@ -32,14 +32,17 @@ from cryptoml.evaluation.importance import importance_by_category
 from cryptoml.evaluation.predictions import predictions_frame
 from cryptoml.evaluation.protocol import Evaluation, evaluate_all
 from cryptoml.evaluation.report import Report, write_report
+from cryptoml.evaluation.sweep_page import write_sweep
+from cryptoml.evaluation.trading_score import TradingScore
 from cryptoml.features.engineer import AdvancedFeatureEngineer, FeaturePanel
 from cryptoml.features.scaling import FeatureScaler
 from cryptoml.features.targets import Targets, make_targets
 from cryptoml.models.bundle import Bundle, save_bundle
 from cryptoml.models.ensemble import Ensemble
-from cryptoml.training.fold import scale_fold
+from cryptoml.training.fold import inner_folds
 from cryptoml.training.member import CONTROL
-from cryptoml.training.sweep import SweepTrial, best_parameters
+from cryptoml.training.sweep import best_parameters, open_sweep, run_sweep
+from cryptoml.training.trial import SweepTrial
 from cryptoml.walk_forward import FoldForecast, Refit, Stages, Walk, plan_folds, progress_bar
 
 __all__ = ["Market", "Outcome", "Pipeline", "Stages", "open_market", "plan_folds", "run_pipeline"]
@@ -68,6 +71,7 @@ class Pipeline:
         folds: Spans of bars, in order.
         run: Where stages and outputs lie.
         stages: How the heavy stages run.
+        study: Storage URL of the sweep's study; `sweep/study.db` of the run folder by default.
     """
 
     config: ExperimentConfig
@@ -75,6 +79,7 @@ class Pipeline:
     folds: list[Fold]
     run: RunFolder
     stages: Stages
+    study: str | None = None
 
     @classmethod
     def open(
@@ -128,19 +133,37 @@ class Pipeline:
 
     @cached_property
     def trials(self) -> list[SweepTrial]:
-        """The sweep: the first member, tuned on the first fold's training period."""
-        config = self.config
+        """The sweep: the first member, tuned by an inner walk-forward on the first fold's training span."""
 
         def build(folder: Path) -> None:
-            trials: list[SweepTrial] = []
-            if config.sweep.num_trials:
-                data = scale_fold(self.features, self.targets, self.folds[0], config.targets, config.scaling).data
-                task = config.members[0].task(data, config.training, config.lookback, config.seed)
-                trials = self.stages.sweep(data, task, config.sweep.around(task))
+            trials = self._tune() if self.config.sweep.num_trials else []
             (folder / "trials.json").write_text(json.dumps([trial.row() for trial in trials]))
 
         folder = self.run.stage("sweep", build)
-        return [SweepTrial(**row) for row in json.loads((folder / "trials.json").read_text())]
+        return [SweepTrial.from_row(row) for row in json.loads((folder / "trials.json").read_text())]
+
+    def _tune(self) -> list[SweepTrial]:
+        """Run what remains of the sweep; OUT/sweep holds its study, its table and its page, whatever interrupts it."""
+        config, span, place = self.config, self.folds[0].train, self.run.out / "sweep"
+        folds = inner_folds(
+            self.features,
+            self.targets,
+            self.folds[0],
+            config.targets,
+            config.scaling,
+            num_folds=config.sweep.num_folds,
+            test_fraction=config.sweep.test_fraction,
+        )
+        task = config.members[0].task(folds[-1], config.training, config.lookback, config.seed)
+        sweep = config.sweep.around(task)
+        panel = self.market.panel.slice_time(span.start, span.stop)
+        score = TradingScore(panel, config.trading, config.backtest, config.lookback)
+        study = open_sweep(folds, task, sweep, folder=place, storage=self.study)
+        try:
+            return run_sweep(folds, task, sweep, study, score=score, engine=self.stages.sweep)
+        finally:
+            write_sweep(study, place)
+            self.run.upload("sweep")
 
     @cached_property
     def walk(self) -> Walk:

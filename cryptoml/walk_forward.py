@@ -35,7 +35,8 @@ from cryptoml.models.forecaster import Forecaster
 from cryptoml.training.fold import calibrated, forecast_member, forecast_test, scale_fold
 from cryptoml.training.member import CONTROL, FittedMember, FoldData, MemberTask, fit_member, load_fitted, save_fitted
 from cryptoml.training.renewal import renew
-from cryptoml.training.sweep import SweepConfig, SweepTrial, run_sweep, tuned_tasks
+from cryptoml.training.search import Engine, run_here
+from cryptoml.training.sweep import tuned_tasks
 
 __all__ = ["FoldForecast", "Refit", "Stages", "Walk", "compute_features", "fit_members", "plan_folds", "progress_bar"]
 
@@ -68,7 +69,7 @@ class Stages:
     """How the heavy stages run: by default plainly, in this process."""
 
     features: Callable[[Panel, FeatureConfig, str], FeaturePanel] = compute_features
-    sweep: Callable[[FoldData, MemberTask, SweepConfig], list[SweepTrial]] = run_sweep
+    sweep: Engine = run_here
     fit: Callable[[FoldData, Sequence[MemberTask], str], list[FittedMember]] = fit_members
     folds: Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]] = map_plainly
 

@@ -142,5 +142,5 @@ def open_stages(arguments: ExperimentArguments) -> Iterator[Stages]:
     from cryptoml.distributed.cluster import cluster
     from cryptoml.distributed.stages import ray_stages
 
-    with cluster():
+    with cluster(dashboard=arguments.experiment().workers.num_workers > 1):
         yield ray_stages(arguments.storage, arguments.experiment().workers, arguments.parallel_folds)

@@ -15,13 +15,14 @@ LOCAL_OBJECT_STORE_BYTES = 1 << 30
 
 
 @contextmanager
-def cluster(address: str | None = None, num_cpus: int | None = None) -> Iterator[None]:
+def cluster(address: str | None = None, num_cpus: int | None = None, *, dashboard: bool = False) -> Iterator[None]:
     """Hold a connection to Ray for the length of a `with` block.
 
     Args:
         address: Address of a running cluster; without it `RAY_ADDRESS`, and without that a private cluster on this
             machine, which ends with the block. An existing connection is used as it is and left open.
         num_cpus: Logical CPUs of the private cluster; all of this machine by default.
+        dashboard: Start the private cluster's dashboard, which trials of several workers need.
 
     Raises:
         ConfigError: Nothing answers at the address.
@@ -31,7 +32,7 @@ def cluster(address: str | None = None, num_cpus: int | None = None) -> Iterator
         return
     address = address or os.environ.get("RAY_ADDRESS")
     try:
-        _join(address) if address else _start(num_cpus)
+        _join(address) if address else _start(num_cpus, dashboard)
     except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
         what = f"RAY_ADDRESS {address!r} cannot be joined" if address else "Ray cannot be started on this machine"
         raise ConfigError(f"{what}: {' '.join(str(error).split())}") from error
@@ -46,14 +47,14 @@ def _join(address: str) -> None:
     ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
 
 
-def _start(num_cpus: int | None) -> None:
+def _start(num_cpus: int | None, dashboard: bool) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # says at each start that tokens are in use
     ray.init(
         address="local",
         num_cpus=num_cpus,
         object_store_memory=LOCAL_OBJECT_STORE_BYTES,
-        include_dashboard=False,
+        include_dashboard=dashboard,
         log_to_driver=False,
         logging_level=logging.WARNING,
     )

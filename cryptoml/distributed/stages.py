@@ -1,6 +1,7 @@
 """The pipeline's heavy stages on a cluster."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -9,9 +10,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cryptoml.data.panel import Panel
 from cryptoml.data.storage import folder_below
-from cryptoml.distributed import features, training, tuning
+from cryptoml.distributed import features, training
 from cryptoml.distributed.member_store import require_writable
 from cryptoml.distributed.resources import slots_for
+from cryptoml.distributed.tuning.engine import RayEngine
 from cryptoml.features.engineer import FeatureConfig, FeaturePanel
 from cryptoml.pipeline import Stages
 from cryptoml.training.member import FittedMember, FoldData, MemberTask
@@ -26,7 +28,7 @@ def ray_stages(storage: str | None = None, workers: WorkerConfig | None = None, 
     Args:
         storage: Folder for features and training checkpoints that all nodes reach, local or `s3://`; that of the run by
             default.
-        workers: Resources of each member's training run.
+        workers: Resources of each trial of the sweep and of each member's training run.
         parallel_folds: Refits that run side by side; 1 refits in the caller's process, fold after fold.
 
     Raises:
@@ -37,12 +39,12 @@ def ray_stages(storage: str | None = None, workers: WorkerConfig | None = None, 
         require_writable(storage)
     stages = Stages(
         features=partial(_features, storage=storage),
-        sweep=tuning.run_sweep,
+        sweep=RayEngine(workers or WorkerConfig(), storage),
         fit=partial(_fit, storage=storage, workers=workers),
     )
     if parallel_folds == 1:
         return stages
-    return Stages(stages.features, stages.sweep, stages.fit, partial(_map_folds, parallel_folds=parallel_folds))
+    return replace(stages, folds=partial(_map_folds, parallel_folds=parallel_folds))
 
 
 def _features(panel: Panel, config: FeatureConfig, folder: str, *, storage: str | None) -> FeaturePanel:

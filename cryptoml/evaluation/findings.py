@@ -1,4 +1,4 @@
-"""Small tables of a run that stand beside the figures: the ensemble, its sweep, the control, the known ceiling."""
+"""Small tables of a run that stand beside the figures: the ensemble, the control, the known ceiling."""
 
 from collections.abc import Sequence
 from itertools import combinations

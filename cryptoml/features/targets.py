@@ -5,7 +5,7 @@ Notation: `r_i = ln(close_i / close_{i-1})`, `H` the primary horizon, `R_H = r_{
 label is missing. Only `sigma` and `threshold` are known at the close of bar t.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import numpy as np
@@ -88,6 +88,11 @@ class Targets:
     regime: NDArray[np.int8]
     position_size: NDArray[np.float32]
     label_bars: int
+
+    def on_bars(self, bars: slice) -> "Targets":
+        """Return the labels of some bars, as views."""
+        parts = {one.name: getattr(self, one.name)[:, bars] for one in fields(self) if one.name != "label_bars"}
+        return Targets(**parts, label_bars=self.label_bars)
 
 
 def causal_volatility(close: FloatArray, halflife_bars: int, minimum_bars: int) -> FloatArray:

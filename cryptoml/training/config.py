@@ -9,7 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cryptoml.errors import ConfigError
 
-__all__ = ["EpochEnd", "FitResult", "TrainingConfig"]
+__all__ = ["EpochEnd", "FitResult", "Loss", "TrainingConfig"]
+
+Loss = Literal["uncertainty", "sum"]
 
 
 class TrainingConfig(BaseModel):
@@ -31,7 +33,9 @@ class TrainingConfig(BaseModel):
     min_learning_rate: float = Field(1e-6, ge=0, description="Below this the learning rate is not cut")
     autocast: Literal["none", "bfloat16", "float16"] = Field("none", description="Forward precision; float16: CUDA")
     compile: bool = Field(False, description="Compile the training step by torch.compile")
-    learned_task_weights: bool = Field(True, description="Weigh tasks by learned uncertainty (Kendall et al. 2018)")
+    loss: Loss = Field(
+        "uncertainty", description="Weighing of the tasks: learned uncertainty (Kendall et al. 2018), or the sum by task_weights"
+    )
     task_weights: Mapping[str, float] = Field(default_factory=dict, description="Fixed importance per task, 1 where absent")
     checkpoint_every: int = Field(1, ge=1, description="Epochs between resumable checkpoints")
     checkpoint_steps: int = Field(0, ge=0, description="Optimizer steps between those inside an epoch; 0 makes none")

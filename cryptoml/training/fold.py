@@ -1,12 +1,12 @@
 """What one walk-forward fold needs around the fits: scaling before, calibration and forecasts after."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cryptoml.data.schema import parse_timeframe
-from cryptoml.data.splits import Fold
+from cryptoml.data.splits import Fold, walk_forward
 from cryptoml.errors import DataError
 from cryptoml.features.engineer import FeaturePanel
 from cryptoml.features.scaling import FeatureScaler, ScalingConfig
@@ -15,7 +15,7 @@ from cryptoml.models.ensemble import Ensemble, Predictions, fit_ensemble, predic
 from cryptoml.models.forecaster import Forecaster
 from cryptoml.training.member import FoldData
 
-__all__ = ["ScaledFold", "calibrated", "forecast_member", "forecast_test", "scale_fold"]
+__all__ = ["ScaledFold", "calibrated", "forecast_member", "forecast_test", "inner_folds", "scale_fold"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +36,57 @@ def scale_fold(
     values = scaler.transform(features.values)
     data = FoldData(values, targets, fold, targets_config, features.symbols, features.names, features.timestamps)
     return ScaledFold(data, scaler)
+
+
+def inner_folds(
+    features: FeaturePanel,
+    targets: Targets,
+    fold: Fold,
+    targets_config: TargetConfig,
+    config: ScalingConfig,
+    *,
+    num_folds: int,
+    test_fraction: float,
+    validation_fraction: float = 0.15,
+) -> list[FoldData]:
+    """Cut a fold's training span into folds of its own, for choosing between models: a walk-forward inside.
+
+    The spans are purged and embargoed as those of the fold itself. The arrays hold the training span alone, each fold's
+    up to the end of its test, and each is scaled by what its own training span knows.
+
+    Args:
+        features: Of all bars, not scaled.
+        targets: Labels of all bars.
+        fold: Its training span is cut.
+        targets_config: What the targets were made with.
+        config: Of the scaling.
+        num_folds: Inner tests, of equal length.
+        test_fraction: Share of the training span that they cover, at its end.
+        validation_fraction: Share of the bars before the inner tests that validate.
+
+    Raises:
+        ConfigError: The training span is too short.
+    """
+    span, label_bars = fold.train, targets_config.horizons[-1]
+    later = fold.validation if len(fold.validation) else fold.test
+    test_start = round(len(span) * (1 - test_fraction))
+    folds = walk_forward(
+        len(span),
+        test_start=test_start,
+        label_bars=label_bars,
+        embargo_bars=max(0, later.start - span.stop - label_bars),
+        validation_bars=max(1, round(validation_fraction * test_start)),
+        num_folds=num_folds,
+    )
+    cuts = [slice(span.start, span.start + inner.test.stop) for inner in folds]
+    return [
+        scale_fold(_cut(features, bars), targets.on_bars(bars), inner, targets_config, config).data
+        for inner, bars in zip(folds, cuts, strict=True)
+    ]
+
+
+def _cut(features: FeaturePanel, bars: slice) -> FeaturePanel:
+    return replace(features, values=features.values[:, bars], timestamps=features.timestamps[bars])
 
 
 def forecast_member(member: Forecaster, data: FoldData, lookback: int) -> Predictions:

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float32
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import nn
+from torch import Tensor, nn
 
 from cryptoml.data.splits import Fold, Span
 from cryptoml.data.windows import chunk_spans
@@ -24,6 +24,7 @@ from cryptoml.models.forecaster import Architecture, Forecaster, ForecasterConfi
 from cryptoml.training.checkpoint import CHECKPOINT_NAME, read_tensors, write_tensors
 from cryptoml.training.chunks import ChunkLoader
 from cryptoml.training.config import EpochEnd, TrainingConfig
+from cryptoml.training.objectives import objective_of
 from cryptoml.training.randomness import derived_seed, seeded
 from cryptoml.training.trainer import fit
 
@@ -35,6 +36,7 @@ __all__ = [
     "MemberTask",
     "fit_member",
     "load_fitted",
+    "member_loss",
     "save_fitted",
     "shuffled",
 ]
@@ -236,6 +238,24 @@ def fit_member(
     )
     weights = {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
     return FittedMember(task.name, task.forecaster, weights, result.history, result.best_validation_loss, result.seconds)
+
+
+def member_loss(member: Forecaster, data: FoldData, task: MemberTask, span: Span) -> float:
+    """Return the loss of a fitted member on the origins of a span, in the units of its validation loss.
+
+    Raises:
+        DataError: The span holds no label.
+    """
+    objective, device = objective_of(member, task.training), next(member.parameters()).device
+    totals: dict[str, Tensor] = {}
+    with torch.inference_mode():
+        for batch in _loader(data, data.targets, task, span, shuffle=False):
+            for name, pair in objective.sums(member.eval(), batch.to(device)).items():
+                totals[name] = totals.get(name, 0.0) + torch.stack(pair).double()
+    means = {name: float(total / count) for name, (total, count) in totals.items() if count > 0}
+    if not any(term in means for term in objective.terms):
+        raise DataError(f"bars {span.start} to {span.stop - 1} must hold at least one label, had none")
+    return objective.combined(means)
 
 
 def _loader(

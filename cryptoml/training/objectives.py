@@ -264,4 +264,4 @@ def objective_of(model: nn.Module, config: TrainingConfig | None = None) -> Obje
     if not hasattr(model, "dense"):
         return PairObjective()
     config = config or TrainingConfig()
-    return ForecastObjective(cast(Forecaster, model).config.quantiles, config.task_weights, config.learned_task_weights)
+    return ForecastObjective(cast(Forecaster, model).config.quantiles, config.task_weights, config.loss == "uncertainty")

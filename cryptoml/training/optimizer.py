@@ -1,46 +1,120 @@
-"""Hyperparameter search in one process: Optuna over the plain training loop."""
+"""Hyperparameter search for any model: a factory, data, and the plain training loop."""
 
 import inspect
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import optuna
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from cryptoml.errors import ConfigError, DataError
+from cryptoml.errors import ConfigError
 from cryptoml.training.config import EpochEnd, TrainingConfig
 from cryptoml.training.objectives import PairObjective, objective_of
-from cryptoml.training.search_space import SearchSpace
+from cryptoml.training.randomness import seeded
+from cryptoml.training.search import Engine, search
+from cryptoml.training.search_config import SearchConfig
+from cryptoml.training.search_space import FEATURE_GROUPS, HYPERPARAMETERS, SearchSpace, Trial
+from cryptoml.training.study import Study
+from cryptoml.training.sweep import best_parameters
 from cryptoml.training.trainer import fit
+from cryptoml.training.trial import Report, Worker
 
-__all__ = ["HyperparameterOptimizer"]
+__all__ = ["Data", "FactoryObjective", "HyperparameterOptimizer", "Suggests"]
 
 Data = tuple[Any, Any] | Iterable[Any]
 
 
+class Suggests(Protocol):
+    """A search space: anything that draws a configuration from a trial."""
+
+    def suggest(self, trial: Trial) -> dict[str, Any]:
+        """Draw one configuration."""
+
+
+@dataclass(frozen=True, eq=False)
+class FactoryObjective:
+    """A trial: build a model, fit it, and return its best validation loss.
+
+    Attributes:
+        model_factory: Takes the suggested hyperparameters as one dict, or those it names as keywords.
+        train_data: (X, y) or a loader.
+        val_data: The same, for validation.
+        config: Settings of the loop that the search does not vary.
+        loss_fn: (prediction, y) -> scalar for (x, y) data, or None.
+        device: Where to train, unless the worker says.
+        seed: Of each model's weights.
+    """
+
+    model_factory: Callable[..., nn.Module]
+    train_data: Data
+    val_data: Data
+    config: TrainingConfig
+    loss_fn: Callable[[Any, Tensor], Tensor] | None
+    device: torch.device | str
+    seed: int
+
+    def __call__(self, parameters: Mapping[str, Any], report: Report, worker: Worker) -> dict[str, float]:
+        """Fit one suggested model.
+
+        Raises:
+            DataError: The loss is not finite.
+        """
+        loop = {name: value for name, value in parameters.items() if name in TrainingConfig.model_fields}
+        config = self.config.updated(**loop)
+        with seeded(self.seed):
+            model = _build(self.model_factory, dict(parameters))
+        pairs = isinstance(self.train_data, tuple) or self.loss_fn is not None
+        best = float("inf")
+
+        def after_epoch(end: EpochEnd) -> None:
+            nonlocal best
+            best = min(best, end.metrics["val_loss"])
+            report(end.epoch, best)
+
+        result = fit(
+            model,
+            _loader(self.train_data, config.batch_size, worker, shuffle=True),
+            _loader(self.val_data, config.batch_size, worker, shuffle=False),
+            config,
+            objective=PairObjective(self.loss_fn) if pairs else objective_of(model, config),
+            on_epoch_end=after_epoch,
+            device=worker.device or self.device,
+            progress=False,
+            rank=worker.rank,
+            world_size=worker.world_size,
+        )
+        return {"loss": result.best_validation_loss}
+
+
 class HyperparameterOptimizer:
-    """Find the hyperparameters with the least validation loss, pruning trials below the median.
+    """Find the hyperparameters with the least validation loss; trials below the others end early.
 
     Args:
         model_factory: Builds a model from the suggested hyperparameters: takes one dict, or those it names as keywords.
         train_data: (X, y) arrays or tensors, or a loader; `suggested["batch_size"]` applies to arrays only.
         val_data: The same, for validation; part of the training span, never of the test span.
         device: Where to train; the CPU by default.
-        n_trials: Trials to run.
-        search_space: What may vary.
+        n_trials: Trials that the study shall hold in the end.
+        search_space: What may vary: a `SearchSpace`, a dict of its fields, or anything with `suggest(trial)`.
         config: Settings of the loop that the search does not vary.
+        search: Sampler, pruner and warm start.
         loss_fn: (prediction, y) -> scalar for (x, y) data; by default what fits y.
-        storage: Optuna storage URL, such as `sqlite:///study.db`; in memory by default.
-        study_name: Name in that storage; a study that exists there goes on.
+        storage: Optuna storage URL, such as `sqlite:///study.db`, or a path; in memory by default.
+        study_name: Name in that storage; a study that exists there goes on. A new one by default.
         seed: Seed of the sampler and of each model's weights.
+        engine: Where trials run; one after the other in this process by default.
+
+    Attributes:
+        trials: The tried configurations with what came of them.
 
     Raises:
-        ConfigError: `n_trials` is below 1.
+        ConfigError: `n_trials` is below 1, the space is empty or names what it does not know, or the storage cannot be written.
     """
 
     def __init__(
@@ -51,72 +125,64 @@ class HyperparameterOptimizer:
         device: torch.device | str | None = None,
         n_trials: int = 50,
         *,
-        search_space: SearchSpace | None = None,
+        search_space: Suggests | Mapping[str, Any] | None = None,
         config: TrainingConfig | None = None,
+        search: SearchConfig | None = None,
         loss_fn: Callable[[Any, Tensor], Tensor] | None = None,
         storage: str | None = None,
         study_name: str | None = None,
         seed: int = 0,
+        engine: Engine | None = None,
     ) -> None:
         if n_trials < 1:
             raise ConfigError(f"n_trials must be at least 1, was {n_trials}")
-        self.model_factory, self.train_data, self.val_data = model_factory, train_data, val_data
-        self.device, self.n_trials, self.loss_fn, self.seed = device or "cpu", n_trials, loss_fn, seed
-        self.search_space, self.config = search_space or SearchSpace(), config or TrainingConfig(max_epochs=10)
-        self.study = _study(storage, study_name, seed)
+        settings, loop = search or SearchConfig(pruner="median"), config or TrainingConfig(max_epochs=10)
+        if settings.objectives != ("loss",):
+            raise ConfigError(f"objectives must be ('loss',), all that these trials report, were {settings.objectives}")
+        self.engine, self.search_space = engine, _space(search_space)
+        self.objective = FactoryObjective(model_factory, train_data, val_data, loop, loss_fn, device or "cpu", seed)
+        self._study = Study(
+            self.search_space.suggest,
+            settings.model_copy(update={"num_trials": n_trials}),
+            loop.max_epochs,
+            seed=seed,
+            storage=storage,
+            name=study_name or f"search-{uuid.uuid4()}",
+        )
+        self.trials = self._study.trials
 
     def optimize(self) -> dict[str, Any]:
-        """Run the trials and return the best one's hyperparameters; `study` holds them all.
+        """Run the trials that the study still lacks and return the best one's hyperparameters.
 
-        A trial whose loss is not finite counts as failed, and the search goes on.
+        A trial that fails, for want of memory or a loss that is not finite, is recorded, and the search goes on.
 
         Raises:
-            DataError: Not one trial finished.
+            CryptomlError: Not one trial finished.
         """
-        with _quiet():
-            self.study.optimize(self.objective, n_trials=self.n_trials, catch=(DataError,), show_progress_bar=sys.stderr.isatty())
-        finished = [trial for trial in self.study.trials if trial.state == optuna.trial.TrialState.COMPLETE]
-        if not finished:
-            raise DataError(f"at least one of {self.n_trials} trials must finish, none did; is the loss finite?")
-        return dict(self.study.best_trial.user_attrs["suggested"])
+        self.trials = search(self.objective, self._study, self.engine)
+        return best_parameters(self.trials)
 
-    def objective(self, trial: optuna.Trial) -> float:
-        """Train one suggested model and return its best validation loss; raises TrialPruned below the median."""
-        suggested = self.search_space.suggest(trial)
-        trial.set_user_attr("suggested", suggested)
-        config = self.config.updated(**{name: value for name, value in suggested.items() if name in TrainingConfig.model_fields})
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            model = _build(self.model_factory, suggested)
-
-        def prune(end: EpochEnd) -> None:
-            trial.report(end.metrics["val_loss"], end.epoch)
-            if trial.should_prune():
-                raise optuna.TrialPruned
-
-        pairs = isinstance(self.train_data, tuple) or self.loss_fn is not None
-        result = fit(
-            model,
-            _loader(self.train_data, config.batch_size, shuffle=True),
-            _loader(self.val_data, config.batch_size, shuffle=False),
-            config,
-            objective=PairObjective(self.loss_fn) if pairs else objective_of(model, config),
-            on_epoch_end=prune,
-            device=self.device,
-            progress=False,
-        )
-        return result.best_validation_loss
+    @property
+    def study(self) -> optuna.Study:
+        """The finished trials as an Optuna study, for its charts."""
+        return self._study.as_optuna()
 
 
-def _study(storage: str | None, study_name: str | None, seed: int) -> optuna.Study:
-    return optuna.create_study(
-        storage=storage,
-        study_name=study_name,
-        load_if_exists=study_name is not None,
-        direction="minimize",
-        sampler=optuna.samplers.TPESampler(seed=seed),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1),
-    )
+def _space(given: Suggests | Mapping[str, Any] | None) -> Suggests:
+    """Return the space; by default everything but groups of features, which only a fold's data has."""
+    if given is None:
+        return SearchSpace(search=tuple(name for name in HYPERPARAMETERS if name != FEATURE_GROUPS))
+    if isinstance(given, Mapping):
+        if not given:
+            raise ConfigError("search_space must hold at least one hyperparameter, was empty")
+        try:
+            given = SearchSpace.model_validate({"search": tuple(name for name in given if name != "search")} | dict(given))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ConfigError(
+                f"search_space {'.'.join(map(str, first['loc']))}: {first['msg']}, was {first['input']!r}"
+            ) from error
+    return given.require_variety() if isinstance(given, SearchSpace) else given
 
 
 def _build(factory: Callable[..., nn.Module], suggested: dict[str, Any]) -> nn.Module:
@@ -127,21 +193,16 @@ def _build(factory: Callable[..., nn.Module], suggested: dict[str, Any]) -> nn.M
     return factory(**{name: suggested[name] for name in named}) if named else factory(dict(suggested))
 
 
-def _loader(data: Data, batch_size: int, shuffle: bool) -> Iterable[Any]:
+def _loader(data: Data, batch_size: int, worker: Worker, *, shuffle: bool) -> Iterable[Any]:
+    """Batch arrays, of which each data-parallel worker takes its part; the first examples fill up unequal parts."""
     if not isinstance(data, tuple):
+        if worker.world_size > 1:
+            raise ConfigError(f"train_data and val_data must be (X, y) arrays for {worker.world_size} workers, was a loader")
         return data
     x, y = (part if isinstance(part, Tensor) else torch.from_numpy(np.asarray(part)) for part in data)
     if len(x) != len(y) or len(x) == 0:
         raise ConfigError(f"X and y must hold the same number of examples, at least 1; held {len(x)} and {len(y)}")
+    if worker.world_size > 1:
+        rows = np.resize(np.arange(len(x)), -(-len(x) // worker.world_size) * worker.world_size)[worker.rank :: worker.world_size]
+        x, y = x[rows], y[rows]
     return DataLoader(TensorDataset(x, y), batch_size=batch_size, shuffle=shuffle)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Optuna's line per trial off a log that is not a terminal."""
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(level if sys.stderr.isatty() else optuna.logging.WARNING)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(level)

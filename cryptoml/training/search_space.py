@@ -1,10 +1,15 @@
 """What a hyperparameter search may vary: one `suggest(trial)` for plain Optuna and for Ray Tune's define-by-run search."""
 
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["SearchSpace", "Trial"]
+from cryptoml.errors import ConfigError
+from cryptoml.features.contract import CATEGORIES
+from cryptoml.training.config import Loss
+
+__all__ = ["FEATURE_GROUPS", "HYPERPARAMETERS", "SearchSpace", "Trial", "switch"]
 
 
 class Trial(Protocol):
@@ -19,16 +24,28 @@ class Trial(Protocol):
 
 Range = tuple[float, float]
 
-CHOICES = ("architecture", "hidden_size", "num_layers", "num_heads", "batch_size", "lookback", "learned_task_weights")
+CHOICES = ("architecture", "hidden_size", "num_layers", "num_heads", "batch_size", "lookback", "loss")
 RANGES = {"dropout": False, "learning_rate": True, "weight_decay": True}
 """Ranges and whether they are searched on a log scale."""
 
+FEATURE_GROUPS = "feature_groups"
+HYPERPARAMETERS = (*CHOICES, *RANGES, FEATURE_GROUPS)
+"""What can be searched."""
+
+
+def switch(category: str) -> str:
+    """Return the name of the parameter that turns a category of features on or off."""
+    return f"use_{category}"
+
 
 class SearchSpace(BaseModel):
-    """Choices and ranges of the searched hyperparameters; a single choice fixes one."""
+    """Which hyperparameters are searched, and the choices and ranges of each."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    search: tuple[str, ...] = Field(
+        HYPERPARAMETERS, min_length=1, description="Hyperparameters to vary; all others keep the model's own values"
+    )
     architecture: tuple[str, ...] = Field(("tft", "tcn", "linear"), min_length=1, description="Encoders of a member")
     hidden_size: tuple[int, ...] = Field((16, 32, 64), min_length=1, description="Widths; multiples of every entry of num_heads")
     num_layers: tuple[int, ...] = Field((1, 2), min_length=1, description="Recurrent layers")
@@ -38,27 +55,87 @@ class SearchSpace(BaseModel):
     weight_decay: Range = Field((1e-6, 1e-2), description="Decoupled decay, from low to high, searched on a log scale")
     batch_size: tuple[int, ...] = Field((4, 8, 16), min_length=1, description="Chunks, or examples of a plain loader, per batch")
     lookback: tuple[int, ...] = Field((32, 64, 128), min_length=1, description="Bars that an encoder can see")
-    learned_task_weights: tuple[bool, ...] = Field((True, False), min_length=1, description="Weigh tasks by learned uncertainty")
+    loss: tuple[Loss, ...] = Field(("uncertainty", "sum"), min_length=1, description="How the tasks' losses are weighed")
+    feature_groups: tuple[str, ...] = Field(
+        CATEGORIES[1:], description="Categories of features that may be left out, each by a parameter `use_CATEGORY`"
+    )
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
-        for name in CHOICES:
+    def _names_are_known(self) -> Self:
+        for name, known in (("search", HYPERPARAMETERS), (FEATURE_GROUPS, CATEGORIES)):
+            unknown = [value for value in getattr(self, name) if value not in known]
+            if unknown:
+                raise ValueError(f"{name} must be among {', '.join(known)}, was {unknown[0]!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _values_fit(self) -> Self:
+        for name in ("search", *CHOICES, FEATURE_GROUPS):
             values = getattr(self, name)
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} must hold different choices, was {values}")
             if any(value < 1 for value in values if type(value) is int):
                 raise ValueError(f"{name} must hold values of at least 1, was {values}")
-        odd = [(size, heads) for size in self.hidden_size for heads in self.num_heads if size % heads]
-        if odd:
-            raise ValueError(f"hidden_size {odd[0][0]} must be a multiple of num_heads {odd[0][1]}")
+        _require_divisible(self.hidden_size, self.num_heads)
         for name, floor, ceiling in (("dropout", 0.0, 0.99), ("learning_rate", 1e-12, 1e3), ("weight_decay", 1e-12, 1e3)):
             low, high = getattr(self, name)
             if not floor <= low <= high <= ceiling:
                 raise ValueError(f"{name} must run from low to high within {floor} and {ceiling}, was {(low, high)}")
         return self
 
+    @property
+    def varied(self) -> tuple[str, ...]:
+        """Names of the parameters that can take two values or more."""
+        several = [name for name in CHOICES if name in self.search and len(getattr(self, name)) > 1]
+        ranged = [name for name in RANGES if name in self.search and getattr(self, name)[0] < getattr(self, name)[1]]
+        return (*several, *ranged, *self._switches())
+
+    def around(self, own: Mapping[str, Any], categories: Collection[str]) -> Self:
+        """Return the space for one model: of the feature groups only those that the data has.
+
+        Args:
+            own: The model's own values, which stand for what is not searched.
+            categories: Feature categories that the model reads.
+
+        Raises:
+            ConfigError: Nothing is left to vary, or choices contradict each other or the model's own values.
+        """
+        groups = tuple(category for category in self.feature_groups if category in categories)
+        space = self.model_copy(update={FEATURE_GROUPS: groups})
+        if FEATURE_GROUPS in space.search and groups and set(groups) == set(categories):
+            raise ConfigError(f"feature_groups must leave a category that always stays, was all of {sorted(groups)}")
+        widths, heads = (getattr(self, name) if name in self.search else (own[name],) for name in ("hidden_size", "num_heads"))
+        try:
+            _require_divisible(widths, heads)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        return space.require_variety()
+
+    def require_variety(self) -> Self:
+        """Return the space itself.
+
+        Raises:
+            ConfigError: Nothing in it varies.
+        """
+        if not self.varied:
+            raise ConfigError(f"search must leave something to vary, was {self.search} with at most one value each")
+        return self
+
     def suggest(self, trial: Trial) -> dict[str, Any]:
         """Draw one configuration; every key is a parameter of the trial by the same name."""
-        chosen = {name: trial.suggest_categorical(name, list(getattr(self, name))) for name in CHOICES}
-        drawn = {name: trial.suggest_float(name, *getattr(self, name), log=log) for name, log in RANGES.items()}
-        return chosen | drawn
+        choices = [name for name in CHOICES if name in self.search]
+        chosen = {name: trial.suggest_categorical(name, list(getattr(self, name))) for name in choices}
+        ranges = {name: log for name, log in RANGES.items() if name in self.search}
+        drawn = {name: trial.suggest_float(name, *getattr(self, name), log=log) for name, log in ranges.items()}
+        switched = {name: trial.suggest_categorical(name, [True, False]) for name in self._switches()}
+        return chosen | drawn | switched
+
+    def _switches(self) -> list[str]:
+        return [switch(category) for category in self.feature_groups if FEATURE_GROUPS in self.search]
+
+
+def _require_divisible(widths: tuple[int, ...], heads: tuple[int, ...]) -> None:
+    for width in widths:
+        for count in heads:
+            if width % count:
+                raise ValueError(f"hidden_size {width} must be a multiple of num_heads {count}")

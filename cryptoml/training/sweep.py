@@ -1,132 +1,137 @@
-"""A hyperparameter sweep: the trial as a plain function, and Optuna in one process.
+"""A hyperparameter sweep around one member of the ensemble, judged by an inner walk-forward on the training span.
 
-A trial learns from the training span and is scored on the validation span of one fold; no test bar is read. The same
-`suggest` function feeds this module and the cluster's sweep.
+A trial fits its configuration on each inner fold: it learns from the fold's training span, stops by its validation span
+and is judged on its test span. All three lie inside the training span of the outer fold; nothing after that is read. The
+same trial runs in this process and on a cluster.
 """
 
-import logging
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import optuna
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from tqdm import tqdm
+from pydantic import Field, field_validator
 
-from cryptoml.errors import ConfigError, CryptomlError
-from cryptoml.models.forecaster import ForecasterConfig
-from cryptoml.training.config import EpochEnd, TrainingConfig
-from cryptoml.training.member import FoldData, MemberTask, fit_member
+from cryptoml.errors import ConfigError
+from cryptoml.features.contract import category_of
+from cryptoml.training.config import TrainingConfig
+from cryptoml.training.identity import data_fingerprint
+from cryptoml.training.member import FoldData, MemberTask
+from cryptoml.training.search import Engine, search
+from cryptoml.training.search_config import SearchConfig
 from cryptoml.training.search_space import SearchSpace
+from cryptoml.training.study import Study
+from cryptoml.training.sweep_trial import MemberObjective, Score, apply_parameters, features_read
+from cryptoml.training.trial import SweepTrial
 
-__all__ = ["SweepConfig", "SweepTrial", "apply_parameters", "best_parameters", "run_sweep", "run_trial", "tuned_tasks"]
+__all__ = ["SweepConfig", "best_parameters", "open_sweep", "run_sweep", "tuned_tasks"]
 
-logger = logging.getLogger(__name__)
+LOOP = ("dropout", "learning_rate", "weight_decay", "loss")
+"""What a sweep varies by default: the training loop, not the shape of the model."""
 
 
-class SweepConfig(BaseModel):
-    """How large a sweep is and where it looks."""
+class SweepConfig(SearchConfig):
+    """How large a sweep is, where it looks and what it judges by."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    max_epochs: int = Field(3, ge=1, description="Epochs per inner fold at most")
+    num_folds: int = Field(3, ge=1, description="Folds of the inner walk-forward")
+    test_fraction: float = Field(0.4, gt=0, lt=0.9, description="Share of the training span that the inner tests cover")
+    space: SearchSpace = SearchSpace(search=LOOP)
 
-    num_trials: int = Field(4, ge=0, description="Configurations to try; 0 skips the sweep")
-    max_epochs: int = Field(3, ge=1, description="Epochs per trial at most")
-    space: SearchSpace = SearchSpace()
-    shapes: bool = Field(False, description="Search the model's shape and the batch size too, not only the training loop")
+    @field_validator("space", mode="before")
+    @classmethod
+    def _loop_by_default(cls, value: Any) -> Any:
+        return {"search": LOOP} | dict(value) if isinstance(value, Mapping) else value
 
     def around(self, task: MemberTask) -> "SweepConfig":
-        """Return the sweep around a task: what it does not search keeps the task's own value."""
+        """Return the sweep around a task: what it does not search keeps the task's own value.
+
+        Raises:
+            ConfigError: Nothing is left to vary, or choices contradict each other or the task.
+        """
         own = task.forecaster.model_dump() | task.training.model_dump()
-        kept = ("architecture", "lookback", *(() if self.shapes else ("hidden_size", "num_heads", "num_layers", "batch_size")))
-        fixed = {name: own[name] for name in kept}
-        space = SearchSpace.model_validate(self.space.model_dump() | {name: (value,) for name, value in fixed.items()})
+        space = self.space.around(own, {category_of(name) for name in features_read(task)})
+        if "lookback" in space.search and max(space.lookback) > task.forecaster.lookback:
+            raise ConfigError(
+                f"lookback of the search must be at most {task.forecaster.lookback}, which forecasts read; was {space.lookback}"
+            )
         return self.model_copy(update={"space": space})
 
 
-@dataclass(frozen=True)
-class SweepTrial:
-    """One tried configuration.
-
-    Attributes:
-        loss: Validation loss; None where the trial failed.
-        state: COMPLETE, PRUNED or FAIL.
-    """
-
-    number: int
-    parameters: dict[str, Any]
-    loss: float | None
-    seconds: float
-    state: str = "COMPLETE"
-
-    def row(self) -> dict[str, Any]:
-        """Return plain values for a table or JSON."""
-        return asdict(self)
-
-
-def apply_parameters(task: MemberTask, parameters: Mapping[str, Any]) -> MemberTask:
-    """Return the task with tuned settings of the model and of the training loop.
-
-    Raises:
-        ConfigError: A parameter is unknown or does not fit the others.
-    """
-    model_fields, loop_fields = type(task.forecaster).model_fields, type(task.training).model_fields
-    unknown = sorted(set(parameters) - set(model_fields) - set(loop_fields))
-    if unknown:
-        raise ConfigError(f"hyperparameter {unknown[0]!r} is neither a setting of the model nor of the training loop")
-    model = {name: value for name, value in parameters.items() if name in model_fields}
-    loop = {name: value for name, value in parameters.items() if name not in model_fields}
-    try:
-        forecaster = ForecasterConfig.model_validate(task.forecaster.model_dump() | model)
-    except ValidationError as error:
-        raise ConfigError(f"hyperparameters {model} do not fit: {error.errors()[0]['msg']}") from error
-    return replace(task, forecaster=forecaster, training=task.training.updated(**loop))
-
-
-def run_trial(
-    data: FoldData,
+def open_sweep(
+    folds: Sequence[FoldData],
     task: MemberTask,
-    parameters: Mapping[str, Any],
-    max_epochs: int,
-    on_epoch_end: Callable[[EpochEnd], None] | None = None,
-) -> float:
-    """Fit one configuration for a few epochs; return its best validation loss."""
-    trial = apply_parameters(task, parameters)
-    trial = replace(trial, training=trial.training.updated(max_epochs=max_epochs))
-    return fit_member(data, trial, on_epoch_end=on_epoch_end, progress=False).validation_loss
+    config: SweepConfig,
+    *,
+    folder: str | Path | None = None,
+    storage: str | None = None,
+) -> Study:
+    """Open the study of a sweep; its name covers all but the number of trials, so that only the same sweep goes on.
 
-
-def run_sweep(data: FoldData, task: MemberTask, config: SweepConfig) -> list[SweepTrial]:
-    """Try configurations one after the other in this process; a failed one is recorded and the rest go on.
+    Args:
+        folds: The inner folds.
+        task: What is tuned; its seed is the sampler's too.
+        config: As `around` gives it.
+        folder: Where `study.db` and TensorBoard curves lie; in memory alone by default.
+        storage: Optuna storage URL for another place than `study.db`.
 
     Raises:
+        ConfigError: The storage cannot be written, or nothing is left to vary.
+    """
+    return Study(
+        config.space.require_variety().suggest,
+        config,
+        config.num_folds * config.max_epochs,
+        seed=task.training.seed,
+        folder=folder,
+        storage=storage,
+        name=f"sweep-{_fingerprint(folds, task, config)}",
+    )
+
+
+def run_sweep(
+    folds: Sequence[FoldData],
+    task: MemberTask,
+    config: SweepConfig,
+    study: Study | None = None,
+    *,
+    score: Score | None = None,
+    engine: Engine | None = None,
+) -> list[SweepTrial]:
+    """Run what remains of a sweep; a failed trial is recorded and the others go on.
+
+    Args:
+        folds: The inner folds.
+        task: What is tuned.
+        config: As `around` gives it.
+        study: As `open_sweep` gives it; a new one in memory by default.
+        score: Judges trading, which the objectives `sharpe` and `drawdown` need.
+        engine: Where trials run; one after the other in this process by default.
+
+    Raises:
+        ConfigError: Nothing has been started: an objective, the storage, or the number of trials is impossible.
         CryptomlError: Every trial failed; the message is that of the last.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="minimize", sampler=optuna.samplers.TPESampler(seed=task.training.seed))
-    trials: list[SweepTrial] = []
-    failure: CryptomlError | None = None
-    for number in tqdm(range(config.num_trials), desc="sweep", unit="trial", disable=None, leave=False):
-        trial, started = study.ask(), time.perf_counter()
-        parameters = config.space.suggest(trial)
-        try:
-            loss: float | None = run_trial(data, task, parameters, config.max_epochs)
-            study.tell(trial, loss)
-        except CryptomlError as error:
-            loss, failure = None, error
-            logger.warning("trial %d of the sweep failed: %s", number, error)
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        state = "FAIL" if loss is None else "COMPLETE"
-        trials.append(SweepTrial(number, parameters, loss, time.perf_counter() - started, state))
-    if failure is not None and all(trial.loss is None for trial in trials):
-        raise CryptomlError(f"every trial of the sweep failed, the last with: {failure}") from failure
-    return trials
+    if score is None and {"sharpe", "drawdown"} & set(config.objectives):
+        raise ConfigError(f"objectives {config.objectives} need a score of trading, which no trial reports here")
+    objective = MemberObjective(folds, task, config.max_epochs, config.objectives, score)
+    return search(objective, study or open_sweep(folds, task, config), engine)
+
+
+def _fingerprint(folds: Sequence[FoldData], task: MemberTask, config: SweepConfig) -> str:
+    """Identify everything that a trial's outcome depends on."""
+    settings = config.model_dump_json(exclude={"num_trials", "warm_start"})
+    parts = [settings, repr(task), *(f"{data_fingerprint(data)} {data.fold}" for data in folds)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def best_parameters(trials: Sequence[SweepTrial]) -> dict[str, Any]:
-    """Return the parameters of the lowest loss; none where no trial completed."""
-    finished = [trial for trial in trials if trial.state == "COMPLETE" and trial.loss is not None]
-    return dict(min(finished, key=lambda trial: (trial.loss, trial.number)).parameters) if finished else {}
+    """Return the parameters of the best complete trial by the first objective; none where no trial completed."""
+    complete = [trial for trial in trials if trial.state == "COMPLETE"]
+    if not complete:
+        return {}
+    best = min(complete, key=lambda trial: (trial.cost, trial.number))
+    return dict(best.parameters)
 
 
 def tuned_tasks(tasks: Sequence[MemberTask], parameters: Mapping[str, Any], own_rates: Sequence[bool]) -> list[MemberTask]:

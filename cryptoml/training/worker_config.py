@@ -1,4 +1,4 @@
-"""What each training run of an ensemble member may use, and how it deals with failures."""
+"""What each training run may use, of an ensemble member or of a trial of a search, and how it deals with failures."""
 
 from typing import Self
 
@@ -8,7 +8,7 @@ __all__ = ["WorkerConfig"]
 
 
 class WorkerConfig(BaseModel):
-    """Resources and fault tolerance of one member's training run; nothing here but `num_workers` changes what is fitted."""
+    """Resources and fault tolerance of one training run; nothing here but `num_workers` changes what is fitted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,4 +1,4 @@
-"""Ray maps the plain functions: features, fits and sweeps come out the same on a cluster as in one process."""
+"""Ray maps the plain functions: features and fits come out the same on a cluster as in one process."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,18 +7,14 @@ import numpy as np
 import pytest
 
 from cryptoml.data.panel import Panel
-from cryptoml.data.splits import walk_forward
 from cryptoml.data.synthetic import MarketConfig, synthetic_market
-from cryptoml.distributed import features, tuning
+from cryptoml.distributed import features
 from cryptoml.distributed.cluster import cluster
 from cryptoml.distributed.stages import ray_stages
-from cryptoml.errors import ConfigError, CryptomlError, DataError
+from cryptoml.errors import ConfigError, DataError
 from cryptoml.features.engineer import AdvancedFeatureEngineer, FeatureConfig, build_features
-from cryptoml.features.targets import TargetConfig, make_targets
+from cryptoml.features.targets import TargetConfig
 from cryptoml.pipeline import open_market, run_pipeline
-from cryptoml.training.config import TrainingConfig
-from cryptoml.training.member import FoldData, MemberConfig, MemberTask
-from cryptoml.training.sweep import SweepConfig, run_trial
 from tests.tiny import tiny_experiment
 
 NUM_BARS, LOOKBACK = 900, 8
@@ -36,24 +32,6 @@ def panel() -> Panel:
     candles[2, 300:320] = np.nan
     candles[2, 700:] = np.nan
     return replace(panel, candles=candles)
-
-
-@pytest.fixture(scope="module")
-def fold_data() -> FoldData:
-    random = np.random.default_rng(0)
-    panel = synthetic_market(MarketConfig(num_assets=2, num_bars=400, with_tables=False)).panel
-    values = random.standard_normal((2, 400, 3)).astype(np.float32)
-    fold = walk_forward(400, test_start=320, label_bars=4, embargo_bars=4, validation_bars=52)[0]
-    return FoldData(values, make_targets(panel, TARGETS), fold, TARGETS, panel.symbols)
-
-
-@pytest.fixture(scope="module")
-def tasks(fold_data: FoldData) -> list[MemberTask]:
-    loop = TrainingConfig(max_epochs=2, chunk_bars=64, batch_size=4)
-    members = [
-        MemberConfig(name=name, architecture="tcn", hidden_size=8, num_heads=2, seed=len(name)) for name in ("tcn", "other")
-    ]
-    return [member.task(fold_data, loop, LOOKBACK) for member in members]
 
 
 def test_an_address_where_nothing_answers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,21 +74,6 @@ class TestParity:
     def test_a_failed_item_names_its_symbol(self, panel: Panel, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="no candles of timeframe '4h'"):
             features.build_features(panel, FeatureConfig(timeframe="4h", categories=("price",)), tmp_path)
-
-    def test_sweep(self, fold_data: FoldData, tasks: list[MemberTask]) -> None:
-        space = {"hidden_size": (8,), "num_heads": (2,), "num_layers": (1,), "batch_size": (4,)}
-        config = SweepConfig(num_trials=3, max_epochs=1, space=space).around(tasks[0])
-        trials = tuning.run_sweep(fold_data, tasks[0], config)
-        assert [(trial.number, trial.state) for trial in trials] == [(number, "COMPLETE") for number in range(3)]
-        for trial in trials:
-            assert trial.loss == pytest.approx(run_trial(fold_data, tasks[0], trial.parameters, 1), abs=1e-6)
-
-    def test_a_sweep_without_success_says_why(self, fold_data: FoldData, tasks: list[MemberTask]) -> None:
-        infinite = fold_data.features.copy()
-        infinite[:, 100] = np.inf
-        config = SweepConfig(num_trials=1, max_epochs=1).around(tasks[0])
-        with pytest.raises(CryptomlError, match=r"every trial .*finite"):
-            tuning.run_sweep(replace(fold_data, features=infinite), tasks[0], config)
 
 
 @pytest.mark.slow

@@ -209,7 +209,7 @@ def pairs(rank: int, size: int, folder: Path) -> dict[str, np.ndarray]:
 CASES: dict[str, Case] = {
     **{f"gradients_{name}": gradients(name) for name in ("linear", "tcn", "tft", "patch")},
     "gradients_accumulated": gradients("tcn", accumulate=2),
-    "gradients_fixed_weights": gradients("tcn", learned_task_weights=False, task_weights={"regime": 0.5}),
+    "gradients_fixed_weights": gradients("tcn", loss="sum", task_weights={"regime": 0.5}),
     **{f"fitted_{name}": fitted(name) for name in ("linear", "tcn", "tft", "patch")},
     "fitted_accumulated": fitted("tcn", accumulate=2),
     "fitted_early": fitted("tcn", max_epochs=40, patience=2, lr_patience=0, learning_rate=0.05),

@@ -1,110 +1,211 @@
-"""A sweep in one process: it records every trial, repeats for a seed, and never looks at the test."""
+"""A sweep around a member: judged inside the training span, repeated for a seed, and applied to tasks."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from cryptoml.errors import ConfigError, CryptomlError, DataError
-from cryptoml.training import sweep
-from cryptoml.training.member import FoldData, MemberTask, fit_member
-from cryptoml.training.sweep import SweepConfig, SweepTrial, apply_parameters, best_parameters, run_sweep, run_trial, tuned_tasks
-from tests.training.conftest import LOOKBACK
+from cryptoml.errors import ConfigError
+from cryptoml.features.engineer import FeaturePanel
+from cryptoml.features.scaling import ScalingConfig
+from cryptoml.training.fold import inner_folds
+from cryptoml.training.member import FoldData, MemberTask, fit_member, member_loss
+from cryptoml.training.sweep import SweepConfig, best_parameters, open_sweep, run_sweep, tuned_tasks
+from cryptoml.training.sweep_trial import MemberObjective, apply_parameters
+from cryptoml.training.trial import SweepTrial, Worker
+from tests.training.conftest import LOOKBACK, TARGETS
 from tests.training.test_member import with_features, with_labels
 
-SPACE = {"hidden_size": (8,), "num_heads": (2,), "num_layers": (1,), "batch_size": (4,), "learned_task_weights": (True,)}
+STAMPS = pd.date_range("2024-01-01", periods=400, freq="h", tz="UTC")
+
+
+def inner(data: FoldData, num_folds: int = 2) -> list[FoldData]:
+    panel = FeaturePanel(data.features, data.feature_names, data.symbols, STAMPS, "1h")
+    return inner_folds(panel, data.targets, data.fold, TARGETS, ScalingConfig(), num_folds=num_folds, test_fraction=0.4)
 
 
 @pytest.fixture
 def config(task: MemberTask) -> SweepConfig:
-    return SweepConfig(num_trials=3, max_epochs=1, space=SPACE).around(task)
+    return SweepConfig(num_trials=3, max_epochs=1, num_folds=2, space={"search": ("learning_rate", "dropout")}).around(task)
 
 
 def trial(number: int, loss: float | None, state: str = "COMPLETE") -> SweepTrial:
-    return SweepTrial(number, {"number": number}, loss, 1.0, state)
+    return SweepTrial(number, {"number": number}, {} if loss is None else {"loss": loss}, state)
+
+
+def ignore(*_: Any) -> None:
+    """Hear nothing."""
+
+
+class TestInnerFolds:
+    def test_lie_inside_the_training_span_and_do_not_meet(self, fold_data: FoldData) -> None:
+        folds = inner(fold_data, 3)
+        stop, gap = fold_data.fold.train.stop, TARGETS.horizons[-1] + 4
+        assert folds[-1].fold.test.stop == folds[-1].features.shape[1] == stop
+        for data in folds:
+            fold = data.fold
+            assert fold.validation.start - fold.train.stop == fold.test.start - fold.validation.stop == gap
+            assert data.features.shape[1] == data.targets.sigma.shape[1] == fold.test.stop
+        assert [data.fold.test.start for data in folds[1:]] == [data.fold.test.stop for data in folds[:-1]]
+
+    def test_read_nothing_after_the_training_span(self, fold_data: FoldData) -> None:
+        later = slice(fold_data.fold.train.stop, None)
+        changed = with_features(with_labels(fold_data, later), later)
+        for left, right in zip(inner(fold_data), inner(changed), strict=True):
+            np.testing.assert_array_equal(left.features, right.features)
+            np.testing.assert_array_equal(left.targets.log_return, right.targets.log_return)
+
+    def test_are_scaled_by_their_own_training_span(self, fold_data: FoldData) -> None:
+        first = inner(fold_data)[0]
+        tested = slice(first.fold.validation.start, None)
+        changed = inner(with_features(fold_data, tested))[0]
+        train = first.fold.train.bars
+        np.testing.assert_array_equal(first.features[:, train], changed.features[:, train])
+
+    def test_a_span_that_is_too_short_is_told(self, fold_data: FoldData) -> None:
+        short = replace(fold_data, fold=replace(fold_data.fold, train=replace(fold_data.fold.train, stop=20)))
+        with pytest.raises(ConfigError, match="bars are needed"):
+            inner(short)
 
 
 class TestTrial:
-    def test_equals_a_fit_with_its_parameters(self, fold_data: FoldData, task: MemberTask) -> None:
-        parameters = {"learning_rate": 0.004, "dropout": 0.2}
-        expected = fit_member(fold_data, apply_parameters(task, parameters | {"max_epochs": 1})).validation_loss
-        assert run_trial(fold_data, task, parameters, max_epochs=1) == expected
+    def test_is_the_mean_of_fits_judged_on_their_tests(self, fold_data: FoldData, task: MemberTask) -> None:
+        folds, parameters = inner(fold_data), {"learning_rate": 0.004, "dropout": 0.2}
+        tuned = apply_parameters(task, parameters | {"max_epochs": 2})
+        losses = [member_loss(fit_member(data, tuned).build(), data, tuned, data.fold.test) for data in folds]
+        objective = MemberObjective(folds, task, 2)
+        assert objective(parameters, ignore, Worker()) == {"loss": pytest.approx(np.mean(losses))}
 
-    def test_reads_nothing_after_the_validation_span(self, fold_data: FoldData, task: MemberTask) -> None:
-        test = slice(fold_data.fold.validation.stop, None)
-        changed = with_features(with_labels(fold_data, test), test)
-        assert run_trial(changed, task, {}, max_epochs=1) == run_trial(fold_data, task, {}, max_epochs=1)
+    def test_reports_each_epoch_of_each_fold(self, fold_data: FoldData, task: MemberTask) -> None:
+        folds, reported = inner(fold_data), []
+        MemberObjective(folds, task, 2)({}, lambda *end: reported.append(end), Worker())
+        tuned = apply_parameters(task, {"max_epochs": 2})
+        first, second = (fit_member(data, tuned).history["val_loss"] for data in folds)
+        assert [step for step, _ in reported] == [1, 2, 3, 4]
+        expected = [first[0], min(first), (min(first) + second[0]) / 2, (min(first) + min(second)) / 2]
+        assert [loss for _, loss in reported] == pytest.approx(expected)
+
+    def test_several_objectives(self, fold_data: FoldData, task: MemberTask) -> None:
+        drawdowns = iter([0.1, 0.3])
+        objective = MemberObjective(
+            inner(fold_data),
+            task,
+            1,
+            ("loss", "latency", "sharpe", "drawdown"),
+            score=lambda member, data: {"sharpe": 1.0, "drawdown": next(drawdowns)},
+        )
+        values = objective({}, ignore, Worker())
+        assert list(values) == ["loss", "latency", "sharpe", "drawdown"]
+        assert values["latency"] > 0
+        assert (values["sharpe"], values["drawdown"]) == (1.0, 0.3)
 
 
 class TestParameters:
     def test_reach_model_and_loop(self, task: MemberTask) -> None:
-        changed = apply_parameters(task, {"hidden_size": 16, "learning_rate": 0.5, "learned_task_weights": False})
+        changed = apply_parameters(task, {"hidden_size": 16, "learning_rate": 0.5, "loss": "sum"})
         assert changed.forecaster.hidden_size == 16
-        assert (changed.training.learning_rate, changed.training.learned_task_weights) == (0.5, False)
+        assert (changed.training.learning_rate, changed.training.loss) == (0.5, "sum")
         assert task.forecaster.hidden_size == 8
 
-    def test_an_unknown_one_is_named(self, task: MemberTask) -> None:
-        with pytest.raises(ConfigError, match="'depth'"):
-            apply_parameters(task, {"depth": 3})
+    def test_leave_groups_of_features_out(self, task: MemberTask) -> None:
+        assert apply_parameters(task, {"use_volume": False, "use_time": True}).forecaster.columns == (0, 2)
+        assert apply_parameters(task, {"use_volume": True, "use_time": True}).forecaster.columns is None
+
+    @pytest.mark.parametrize("name", ["depth", "use_onchain"])
+    def test_an_unknown_one_is_named(self, task: MemberTask, name: str) -> None:
+        with pytest.raises(ConfigError, match=f"'{name}'"):
+            apply_parameters(task, {name: 3})
 
     @pytest.mark.parametrize("parameters", [{"hidden_size": 9}, {"learning_rate": -1.0}])
     def test_one_that_does_not_fit_is_refused(self, task: MemberTask, parameters: dict[str, Any]) -> None:
         with pytest.raises(ConfigError, match=next(iter(parameters))):
             apply_parameters(task, parameters)
 
-    def test_the_lowest_loss_wins_and_the_earlier_of_equals(self) -> None:
-        trials = [trial(0, 2.0), trial(1, None, "FAIL"), trial(2, 1.0), trial(3, 1.0)]
+    def test_the_best_wins_and_the_earlier_of_equals(self) -> None:
+        trials = [trial(0, 2.0), trial(1, None, "FAIL"), trial(2, 1.0), trial(3, 1.0), trial(4, None, "PRUNED")]
         assert best_parameters(trials) == {"number": 2}
-        assert best_parameters([trial(0, None, "FAIL")]) == {}
-        assert best_parameters([]) == {}
+        assert best_parameters([trial(0, None, "FAIL")]) == best_parameters([]) == {}
+        earning = [SweepTrial(number, {"number": number}, {"sharpe": value}) for number, value in enumerate((0.5, 2.0, 1.0))]
+        assert best_parameters(earning) == {"number": 1}
+
+    def test_other_members_share_the_loop_and_keep_their_own_rate(self, task: MemberTask) -> None:
+        best = {"dropout": 0.33, "learning_rate": 0.004, "weight_decay": 0.01, "use_time": False}
+        first, second, third = tuned_tasks([task, task, task], best, [False, False, True])
+        assert (first.forecaster.dropout, first.training.learning_rate, first.forecaster.columns) == (0.33, 0.004, (0, 1))
+        assert (second.forecaster.dropout, second.training.learning_rate) == (task.forecaster.dropout, 0.004)
+        assert (third.training.learning_rate, third.training.weight_decay) == (task.training.learning_rate, 0.01)
+
+
+class TestConfig:
+    def test_searches_what_it_names_around_the_task(self, task: MemberTask) -> None:
+        assert SweepConfig().around(task).space.varied == ("loss", "dropout", "learning_rate", "weight_decay")
+        narrow = SweepConfig(space={"dropout": (0.1, 0.1)}).around(task).space
+        assert narrow.varied == ("loss", "learning_rate", "weight_decay")
+        shapes = SweepConfig(space={"search": ("hidden_size", "feature_groups")}).around(task).space
+        assert shapes.varied == ("hidden_size", "use_volume", "use_time")
+
+    @pytest.mark.parametrize(
+        ("space", "message"),
+        [
+            (
+                {"search": ("num_heads",), "num_heads": (3,), "hidden_size": (6,)},
+                "hidden_size 8 must be a multiple of num_heads 3",
+            ),
+            ({"search": ("lookback",)}, f"lookback of the search must be at most {LOOKBACK}"),
+            ({"search": ("feature_groups",), "feature_groups": ("onchain",)}, "search must leave something to vary"),
+            (
+                {"search": ("feature_groups",), "feature_groups": ("price", "volume", "time")},
+                "feature_groups must leave a category that always stays",
+            ),
+        ],
+    )
+    def test_what_does_not_fit_the_task_is_named(self, task: MemberTask, space: dict[str, Any], message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            SweepConfig(space=space).around(task)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"objectives": ()}, "objectives"),
+            ({"objectives": ("profit",)}, "objectives"),
+            ({"objectives": ("loss",) * 2}, "differ"),
+        ],
+    )
+    def test_impossible_objectives_are_named(self, change: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            SweepConfig(**change)
 
 
 class TestSweep:
     def test_records_each_trial_and_repeats_for_a_seed(self, fold_data: FoldData, task: MemberTask, config: SweepConfig) -> None:
-        first, second = (run_sweep(fold_data, task, config) for _ in range(2))
+        folds = inner(fold_data)
+        first, second = (run_sweep(folds, task, config) for _ in range(2))
         assert [one.number for one in first] == [0, 1, 2]
-        assert [(one.parameters, one.loss) for one in first] == [(one.parameters, one.loss) for one in second]
-        assert all(one.parameters["lookback"] == LOOKBACK and one.parameters["architecture"] == "tcn" for one in first)
+        assert [(one.parameters, one.values) for one in first] == [(one.parameters, one.values) for one in second]
         assert len({one.parameters["learning_rate"] for one in first}) == 3
 
-    def test_a_failed_trial_is_recorded_and_the_others_go_on(
-        self, fold_data: FoldData, task: MemberTask, config: SweepConfig, monkeypatch: pytest.MonkeyPatch
+    def test_goes_on_in_its_folder_and_only_the_same_sweep_does(
+        self, fold_data: FoldData, task: MemberTask, config: SweepConfig, tmp_path: Path
     ) -> None:
-        losses = iter([0.7, None, 0.6])
+        folds = inner(fold_data)
+        run_sweep(folds, task, config, open_sweep(folds, task, config, folder=tmp_path))
+        more = config.model_copy(update={"num_trials": 4})
+        assert open_sweep(folds, task, more, folder=tmp_path).remaining == 1
+        longer = config.model_copy(update={"max_epochs": 2})
+        others = [(folds, task, longer), (folds[:1], task, config), (folds, replace(task, name="other"), config)]
+        assert all(open_sweep(*other, folder=tmp_path).trials == [] for other in others)
 
-        def run(*_: Any, **__: Any) -> float:
-            loss = next(losses)
-            if loss is None:
-                raise DataError("training loss must be finite")
-            return loss
+    def test_trading_needs_a_score(self, fold_data: FoldData, task: MemberTask, config: SweepConfig) -> None:
+        earning = config.model_copy(update={"objectives": ("sharpe",)})
+        with pytest.raises(ConfigError, match=r"objectives \('sharpe',\) need a score of trading, which no trial reports"):
+            run_sweep(inner(fold_data), task, earning)
 
-        monkeypatch.setattr(sweep, "run_trial", run)
-        trials = run_sweep(fold_data, task, config)
-        assert [(one.state, one.loss) for one in trials] == [("COMPLETE", 0.7), ("FAIL", None), ("COMPLETE", 0.6)]
-        assert best_parameters(trials) == trials[2].parameters
-
-    def test_is_an_error_where_every_trial_failed(
-        self, fold_data: FoldData, task: MemberTask, config: SweepConfig, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def run(*_: Any, **__: Any) -> float:
-            raise DataError("training loss must be finite")
-
-        monkeypatch.setattr(sweep, "run_trial", run)
-        with pytest.raises(CryptomlError, match=r"every trial .* training loss must be finite"):
-            run_sweep(fold_data, task, config)
+    def test_no_trials_are_refused(self, fold_data: FoldData, task: MemberTask, config: SweepConfig) -> None:
+        with pytest.raises(ConfigError, match="num_trials must be at least 1, was 0"):
+            run_sweep(inner(fold_data), task, config.model_copy(update={"num_trials": 0}))
 
     def test_a_trial_survives_json(self) -> None:
-        assert SweepTrial(**trial(4, 0.5).row()) == trial(4, 0.5)
-
-    def test_keeps_what_it_does_not_search(self, task: MemberTask) -> None:
-        space = SweepConfig().around(task).space
-        assert (space.architecture, space.lookback) == ((task.forecaster.architecture,), (task.forecaster.lookback,))
-        assert (space.hidden_size, space.batch_size) == ((task.forecaster.hidden_size,), (task.training.batch_size,))
-        assert space.learning_rate == SweepConfig().space.learning_rate
-        assert SweepConfig(shapes=True).around(task).space.hidden_size == SweepConfig().space.hidden_size
-
-    def test_other_members_share_the_loop_and_keep_their_own_rate(self, task: MemberTask) -> None:
-        best = {"dropout": 0.33, "learning_rate": 0.004, "weight_decay": 0.01}
-        first, second, third = tuned_tasks([task, task, task], best, [False, False, True])
-        assert (first.forecaster.dropout, first.training.learning_rate) == (0.33, 0.004)
-        assert (second.forecaster.dropout, second.training.learning_rate) == (task.forecaster.dropout, 0.004)
-        assert (third.training.learning_rate, third.training.weight_decay) == (task.training.learning_rate, 0.01)
+        assert SweepTrial.from_row(trial(4, 0.5).row()) == trial(4, 0.5)

@@ -143,7 +143,7 @@ function draw(chart) {
   const clear = 'rgba(0,0,0,0)', small = { color: colours.soft, size: narrow ? 11 : 12 };
   const layout = { ...figure.layout, autosize: true, height: undefined, paper_bgcolor: clear, plot_bgcolor: clear,
     font: { family: getComputedStyle(document.body).fontFamily, size: narrow ? 11 : 12.5, color: colours.ink },
-    margin: { l: narrow ? 40 : 56, r: 8, t: 8, b: 40 }, hovermode: 'closest', bargap: .28,
+    margin: { l: narrow ? 40 : 56, r: 8, t: 8, b: 40, ...figure.layout.margin }, hovermode: 'closest', bargap: .28,
     hoverlabel: { bgcolor: colours.card, bordercolor: colours.line, font: { color: colours.ink } },
     legend: { orientation: 'h', yref: 'container', y: 0, yanchor: 'bottom', x: 0, font: small, itemwidth: 30 },
     xaxis: axis(figure.layout.xaxis, colours), yaxis: axis(figure.layout.yaxis, colours) };

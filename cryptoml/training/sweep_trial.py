@@ -1,0 +1,131 @@
+"""A trial of the sweep: one configuration of a member, fitted and judged on every inner fold."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+
+from cryptoml.errors import ConfigError
+from cryptoml.features.contract import category_of
+from cryptoml.features.selection import columns_of
+from cryptoml.models.forecaster import Forecaster, ForecasterConfig
+from cryptoml.training.config import EpochEnd
+from cryptoml.training.member import FoldData, MemberTask, fit_member, member_loss
+from cryptoml.training.search_space import switch
+from cryptoml.training.trial import Report, Worker
+
+__all__ = ["MemberObjective", "Score", "apply_parameters", "features_read"]
+
+TIMED_FORECASTS = 20
+
+Score = Callable[[Forecaster, FoldData], Mapping[str, float]]
+"""Judges a fitted member on the test span of its fold: `sharpe` and `drawdown`."""
+
+
+def features_read(task: MemberTask) -> list[str]:
+    """Return the names of the features that a task reads; none where they are not known."""
+    columns = task.forecaster.columns
+    return [name for index, name in enumerate(task.feature_names) if columns is None or index in columns]
+
+
+def apply_parameters(task: MemberTask, parameters: Mapping[str, Any]) -> MemberTask:
+    """Return the task with tuned settings of the model, of its features and of the training loop.
+
+    Raises:
+        ConfigError: A parameter is unknown or does not fit the others.
+    """
+    model_fields, loop_fields = type(task.forecaster).model_fields, type(task.training).model_fields
+    categories = dict.fromkeys(category_of(name) for name in features_read(task))
+    switches = {switch(category): category for category in categories}
+    unknown = sorted(set(parameters) - set(model_fields) - set(loop_fields) - set(switches))
+    if unknown:
+        raise ConfigError(f"hyperparameter {unknown[0]!r} is neither a setting of the model nor of the training loop")
+    model = {name: value for name, value in parameters.items() if name in model_fields}
+    loop = {name: value for name, value in parameters.items() if name in loop_fields}
+    left_out = {switches[name] for name in switches if not parameters.get(name, True)}
+    if left_out:
+        model["columns"] = columns_of(task.feature_names, [one for one in categories if one not in left_out])
+    try:
+        forecaster = ForecasterConfig.model_validate(task.forecaster.model_dump() | model)
+    except ValidationError as error:
+        raise ConfigError(f"hyperparameters {model} do not fit: {error.errors()[0]['msg']}") from error
+    return replace(task, forecaster=forecaster, training=task.training.updated(**loop))
+
+
+@dataclass(frozen=True, eq=False)
+class MemberObjective:
+    """A trial of the sweep: fit on every inner fold, and average what the tests show.
+
+    Attributes:
+        folds: The inner folds.
+        task: What a configuration is applied to.
+        max_epochs: Epochs per fold at most.
+        objectives: What to return, by name.
+        score: Gives the figures of trading, where they are asked for.
+    """
+
+    folds: Sequence[FoldData]
+    task: MemberTask
+    max_epochs: int
+    objectives: Sequence[str] = ("loss",)
+    score: Score | None = None
+
+    def __call__(self, parameters: Mapping[str, Any], report: Report, worker: Worker) -> dict[str, float]:
+        """Fit and judge; reports the mean validation loss of the folds so far after each epoch of each fold.
+
+        Raises:
+            DataError: A loss is not finite.
+            ConfigError: The parameters do not fit each other.
+        """
+        task = apply_parameters(self.task, parameters)
+        task = replace(task, training=task.training.updated(max_epochs=self.max_epochs))
+        found, losses = list[dict[str, float]](), list[float]()
+        for index, data in enumerate(self.folds):
+
+            def after_epoch(end: EpochEnd, index: int = index) -> None:
+                losses[index:] = [min([end.metrics["val_loss"], *losses[index:]])]
+                report(index * self.max_epochs + end.epoch, float(np.mean(losses)))
+
+            fitted = fit_member(
+                data,
+                task,
+                on_epoch_end=after_epoch,
+                device=worker.device,
+                progress=False,
+                rank=worker.rank,
+                world_size=worker.world_size,
+            )
+            found.append(self._judge(fitted.build(), data, task, worker))
+        worst = {name: max(one[name] for one in found) for name in self.objectives if name == "drawdown"}
+        return {name: float(np.mean([one[name] for one in found])) for name in self.objectives} | worst
+
+    def _judge(self, member: Forecaster, data: FoldData, task: MemberTask, worker: Worker) -> dict[str, float]:
+        """Return each objective on the fold's test span."""
+        member = member.to(worker.device or "cpu")
+        values: dict[str, float] = {}
+        if "loss" in self.objectives:
+            values["loss"] = member_loss(member, data, task, data.fold.test)
+        if "latency" in self.objectives:
+            values["latency"] = _latency(member, data)
+        if self.score is not None:
+            values |= self.score(member, data)
+        return values
+
+
+def _latency(member: Forecaster, data: FoldData) -> float:
+    """Return the median milliseconds of one forecast for all assets, from a full window."""
+    device = next(member.parameters()).device
+    stop = data.fold.test.stop
+    window = torch.tensor(data.features[None, :, max(0, stop - member.config.lookback) : stop], device=device)
+    present = ~window.isnan()
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(TIMED_FORECASTS):
+            started = time.perf_counter()
+            member(window, present).direction.cpu()
+            seconds.append(time.perf_counter() - started)
+    return 1e3 * float(np.median(seconds))

@@ -1,0 +1,52 @@
+"""Trials of several data-parallel workers, on a cluster with its dashboard."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cryptoml.distributed.cluster import cluster
+from cryptoml.distributed.tuning.engine import RayEngine
+from cryptoml.training.member import FoldData
+from cryptoml.training.sweep import SweepConfig, run_sweep
+from cryptoml.training.worker_config import WorkerConfig
+from tests.distributed.market import small_task
+from tests.distributed.objectives import Scripted
+from tests.distributed.test_tuning import most_at_once, run
+
+
+@pytest.fixture(scope="module")
+def dashboard_cluster() -> Iterator[None]:
+    folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # a short path, as sockets need
+    with pytest.MonkeyPatch.context() as patched:
+        patched.delenv("RAY_ADDRESS", raising=False)
+        patched.setenv("RAY_TMPDIR", folder)
+        with cluster(num_cpus=2, dashboard=True):
+            yield
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("dashboard_cluster", "one_thread")
+class TestWorkers:
+    def test_a_trial_of_two_workers_is_that_of_one_with_twice_the_batch(self, fold: FoldData, tmp_path: Path) -> None:
+        space, task = {"search": ("learning_rate",)}, small_task(fold, dropout=0.0)
+        config = SweepConfig(num_trials=2, max_epochs=2, num_folds=1, pruner="none", space=space).around(task)
+        parted, whole = (replace(task, training=task.training.updated(batch_size=size)) for size in (2, 4))
+        engine = RayEngine(WorkerConfig(num_workers=2), storage=str(tmp_path))
+        found, plain = run_sweep([fold], parted, config, engine=engine), run_sweep([fold], whole, config)
+        assert [trial.state for trial in found] == ["COMPLETE"] * 2
+        assert [trial.steps for trial in found] == [2, 2]
+        assert most_at_once(found) == 1
+        losses = [[trial.values["loss"] for trial in trials] for trials in (found, plain)]
+        assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+    def test_stopping_trials_of_several_workers_does_not_lock_up(self, tmp_path: Path) -> None:
+        objective = Scripted(tmp_path, epochs=9, seconds=0.1)
+        trials = run(objective, tmp_path, num_trials=5, max_steps=9, num_workers=2)
+        assert len(trials) == 5
+        assert {trial.state for trial in trials} == {"COMPLETE", "PRUNED"}

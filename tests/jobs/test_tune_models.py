@@ -1,0 +1,151 @@
+"""The tuning job from its command line: what it leaves, and that a killed one goes on without a finished trial run twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pandas as pd
+import pytest
+import yaml
+from optuna.trial import FrozenTrial, TrialState
+
+from cryptoml.training.study_storage import INTERRUPTED
+from jobs import evaluate_ensemble, train_ensemble
+from jobs.command_line import run
+from jobs.tune_models import TuneArguments, main
+from tests.conftest import REPOSITORY
+from tests.tiny import SETTINGS
+
+SWEEP = {"num_trials": 3, "max_epochs": 1, "num_folds": 2, "pruner": "none", "space": {"search": ["learning_rate", "dropout"]}}
+
+
+def flags(folder: Path, **sweep: object) -> list[str]:
+    settings = folder / "tiny.yaml"
+    changes = {"shuffled_label_run": False, "members": SETTINGS["members"][1:], "sweep": SWEEP | sweep}
+    settings.write_text(yaml.safe_dump(SETTINGS | changes))
+    return ["--data", "synthetic", "--preset", "debug", "--config", str(settings), "--out", str(folder / "out")]
+
+
+def job(*arguments: str, engine: str = "local") -> int:
+    return run(main, TuneArguments, [*arguments, "--engine", engine])
+
+
+def stored(folder: Path) -> list[FrozenTrial]:
+    storage = f"sqlite:///{folder}/out/sweep/study.db"
+    (name,) = optuna.get_all_study_names(storage)
+    return optuna.load_study(study_name=name, storage=storage).trials
+
+
+def finished(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    return [trial for trial in trials if trial.state.is_finished() and trial.user_attrs.get("reason") != INTERRUPTED]
+
+
+class TestOutputs:
+    def test_study_table_and_page_and_the_next_job_uses_the_best(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert job(*flags(tmp_path)) == 0
+        shown = capsys.readouterr().out
+        assert "3 complete" in shown
+        assert "learning_rate" in shown
+        place = tmp_path / "out" / "sweep"
+        assert {"study.db", "trials.parquet", "sweep.html", "tensorboard"} == {path.name for path in place.iterdir()}
+        table = pd.read_parquet(place / "trials.parquet")
+        result = json.loads((tmp_path / "out" / "result.json").read_text())
+        best = table.loc[table["loss"].idxmin()]
+        assert result["job"] == "tune_models"
+        assert result["best"]["learning_rate"] == pytest.approx(best["parameter_learning_rate"])
+
+        before = stored(tmp_path)
+        assert run(train_ensemble.main, train_ensemble.TrainArguments, [*flags(tmp_path), "--engine", "local"]) == 0
+        assert stored(tmp_path) == before
+        assert (tmp_path / "out" / "bundle").is_dir()
+        assert evaluate_ensemble.EvaluateArguments
+
+    def test_several_objectives_of_trading(self, tmp_path: Path) -> None:
+        assert job(*flags(tmp_path, num_trials=2, objectives=["sharpe", "drawdown"])) == 0
+        assert all(len(trial.values) == 2 and trial.values[1] >= 0 for trial in stored(tmp_path))
+        assert "Pareto front" in (tmp_path / "out" / "sweep" / "sweep.html").read_text()
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("sweep", "arguments", "message"),
+        [
+            ({"num_trials": 0}, [], "sweep.num_trials must be at least 1, was 0"),
+            ({"space": {"search": ["colour"]}}, [], "search must be among"),
+            ({"space": {"search": []}}, [], "sweep.space.search"),
+            ({"objectives": ["profit"]}, [], "sweep.objectives"),
+            ({"space": {"search": ["lookback"]}}, [], "lookback of the search must be at most 16"),
+            ({}, ["--resume"], "resume needs an earlier search"),
+            ({}, ["--study", "sqlite:////dev/null/study.db"], "storage sqlite:////dev/null/study.db cannot be written"),
+            ({}, ["--mlflow", "sqlite:///mlflow.db"], "mlflow needs engine 'ray'"),
+        ],
+    )
+    def test_is_one_line_before_anything_starts(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], sweep: dict, arguments: list[str], message: str
+    ) -> None:
+        assert job(*flags(tmp_path, **sweep), *arguments) == 2
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1
+        assert message in lines[0]
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return variables | {"OMP_NUM_THREADS": "1"}
+
+
+def start(environment: dict[str, str], arguments: list[str]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "jobs.tune_models", *arguments, "--engine", "local"]
+    return subprocess.Popen(
+        command,
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_trials(folder: Path, process: subprocess.Popen[str], count: int) -> None:
+    deadline = time.monotonic() + 120
+    while not (folder / "out" / "sweep" / "study.db").exists() or len(complete(folder)) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def complete(folder: Path) -> list[FrozenTrial]:
+    try:
+        return [trial for trial in stored(folder) if trial.state == TrialState.COMPLETE]
+    except (ValueError, KeyError, optuna.exceptions.StorageInternalError):
+        return []  # the study is being made
+
+
+class TestGoingOn:
+    @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+    def test_runs_no_finished_trial_again(self, tmp_path: Path, environment: dict[str, str], how: signal.Signals) -> None:
+        arguments = flags(tmp_path, num_trials=8)
+        first = start(environment, arguments)
+        wait_for_trials(tmp_path, first, 2)
+        os.killpg(first.pid, how)
+        _, err = first.communicate(timeout=30)
+        assert first.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL), err
+        before = {trial.number: trial.datetime_complete for trial in finished(stored(tmp_path))}
+
+        assert job(*arguments, "--resume") == 0
+        after = finished(stored(tmp_path))
+        assert len(after) == 8
+        assert before.items() <= {trial.number: trial.datetime_complete for trial in after}.items()
+        assert len({tuple(trial.params.items()) for trial in after}) == 8
+        if how == signal.SIGINT:
+            assert "interrupted; run the same command again to go on" in err
+            assert (tmp_path / "out" / "sweep" / "sweep.html").exists()
