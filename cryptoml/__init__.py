@@ -31,8 +31,10 @@ _HOME = {
     "UltimateTrainer": "cryptoml.training.trainer",
     "UltimateTradingAI": "cryptoml.live.trading_ai",
     "UncertaintyWeightedLoss": "cryptoml.training.losses",
+    "create_ensemble_predictions": "cryptoml.training.combination",
     "load_bundle": "cryptoml.models.bundle",
     "load_panel": "cryptoml.data.loading",
+    "optimize_ensemble_weights": "cryptoml.training.combination",
     "run_pipeline": "cryptoml.pipeline",
     "synthetic_market": "cryptoml.data.synthetic",
 }

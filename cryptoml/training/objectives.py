@@ -14,7 +14,18 @@ from cryptoml.training.chunks import Batch
 from cryptoml.training.config import TrainingConfig
 from cryptoml.training.losses import TASKS, UncertaintyWeightedLoss, label_masks, multi_task_errors, multi_task_sums
 
-__all__ = ["BatchLoss", "ForecastObjective", "Objective", "PairObjective", "Portion", "StepLoss", "Sums", "objective_of"]
+__all__ = [
+    "BatchLoss",
+    "ForecastObjective",
+    "Objective",
+    "PairObjective",
+    "Portion",
+    "StepLoss",
+    "Sums",
+    "aligned",
+    "objective_of",
+    "prediction_of",
+]
 
 Sums = dict[str, tuple[Tensor, Tensor]]
 """Metric -> (sum, count): additive over batches, whatever their sizes."""
@@ -187,15 +198,15 @@ class PairObjective(Objective):
     def forward(self, model: nn.Module, portion: Portion) -> StepLoss:
         """Compute the training loss of one (x, y) batch."""
         x, y = portion.batch
-        loss = self._loss(_predict(model, x), y)
+        loss = self._loss(prediction_of(model, x), y)
         return StepLoss(loss * (len(y) / portion.totals[0]), (loss.detach() * len(y)).reshape(1))
 
     def sums(self, model: nn.Module, batch: Sequence[Any]) -> Sums:
         """Sum the loss, weighted by the number of examples, and the metrics of one (x, y) batch."""
         count = self.counts(batch)[0]
-        predicted = _predict(model, batch[0])
+        predicted = prediction_of(model, batch[0])
         sums = {"loss": (self._loss(predicted, batch[1]).float() * count, count)}
-        pair = _aligned(predicted, batch[1])
+        pair = aligned(predicted, batch[1])
         if pair is None:
             return sums
         predicted, y = pair
@@ -208,7 +219,7 @@ class PairObjective(Objective):
     def _loss(self, predicted: Tensor, y: Tensor) -> Float[Tensor, ""]:
         if self.loss_fn is not None:
             return self.loss_fn(predicted, y)
-        pair = _aligned(predicted, y)
+        pair = aligned(predicted, y)
         if pair is None:
             what = "values of" if y.is_floating_point() else "one class for each but the last axis of"
             raise DataError(f"y must hold {what} the prediction's shape {tuple(predicted.shape)}, has shape {tuple(y.shape)}")
@@ -218,12 +229,13 @@ class PairObjective(Objective):
         return functional.cross_entropy(predicted.flatten(0, -2), y.long().flatten())
 
 
-def _predict(model: nn.Module, x: Any) -> Tensor:
+def prediction_of(model: nn.Module, x: Any) -> Any:
+    """Call a model: a tuple is a list of arguments, a dict one of keywords; of a tuple that it returns, take the first entry."""
     output = model(*x) if isinstance(x, list | tuple) else model(**x) if isinstance(x, dict) else model(x)
     return output[0] if isinstance(output, tuple) else output
 
 
-def _aligned(predicted: Tensor, y: Tensor) -> tuple[Tensor, Tensor] | None:
+def aligned(predicted: Tensor, y: Tensor) -> tuple[Tensor, Tensor] | None:
     """Drop a last axis of length 1 where prediction and label differ by no more than that; None where they do."""
     wanted = predicted.shape if y.is_floating_point() else predicted.shape[:-1]
     if y.shape == wanted:
