@@ -36,6 +36,7 @@ __all__ = ["FeatureArguments", "main", "missing_shares", "real_panel"]
 
 SIDE_BY_SIDE_BARS = 10_000
 LIVE_UPDATES = 1_000
+TRADES_PER_BAR = 100
 RAW_FOLDERS = {
     "candles_1h": FilesConfig(),
     "funding_8h": FilesConfig(kind="funding"),
@@ -169,20 +170,27 @@ def _live(updates: int, external: bool) -> np.ndarray:
 
 
 def _readings(frame: pd.DataFrame) -> list[dict[str, object]]:
-    """Return what comes with each bar: the chain once a day, funding every 8 bars, a book and three prices every time."""
+    """Return what comes with each bar: the chain once a day, funding every 8 bars; trades, a book, three prices every time."""
     rng, readings = np.random.default_rng(1), []
     levels = 0.01 * np.arange(1, 21)
     for row, close in enumerate(frame["close"]):
         venues = {"spot": close * 0.999, "kraken": close * 1.001, "triangle": close}
         sizes = rng.lognormal(0.0, 1.0, (2, 20))
         book = {"bids": np.c_[close - levels, sizes[0]].tolist(), "asks": np.c_[close + levels, sizes[1]].tolist()}
-        given: dict[str, object] = {"orderbook": book, "cross_exchange": venues}
+        given: dict[str, object] = {"orderbook": book, "cross_exchange": venues, "trades": _trades(frame["timestamp"][row], rng)}
         if row % 8 == 0:
             given["cross_exchange"] = venues | {"funding": 1e-4 * rng.standard_normal()}
         if row % 24 == 0:
             given["onchain"] = OnChainMetrics(**dict.fromkeys(METRICS, float(rng.lognormal(10.0, 0.1))))
         readings.append(given)
     return readings
+
+
+def _trades(opened: pd.Timestamp, rng: np.random.Generator) -> pd.DataFrame:
+    seconds = np.sort(rng.uniform(0.0, 3_600.0, TRADES_PER_BAR))
+    stamps = opened + pd.to_timedelta(seconds, unit="s")
+    taken = rng.random(TRADES_PER_BAR) < 0.5
+    return pd.DataFrame({"available_at": stamps, "size": rng.lognormal(size=TRADES_PER_BAR), "is_buyer_taker": taken})
 
 
 def real_panel(folder: Path, lake: Path) -> Panel:

@@ -274,7 +274,9 @@ def _checked(config: FeatureConfig | Mapping[str, Any] | None) -> FeatureConfig:
         return FeatureConfig(**(config or {}))
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}, was {first['input']!r}") from error
+        field, rule = ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")
+        given = "" if first["type"] == "value_error" else f", was {first['input']!r}"
+        raise ConfigError(f"{field}: {rule}{given}") from error
 
 
 def _chosen(found: list[Feature], config: FeatureConfig) -> list[Feature]:

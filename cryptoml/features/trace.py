@@ -161,7 +161,7 @@ def elementwise(function: Elementwise) -> Elementwise:
     def call(*operands: Any) -> Any:
         for one in operands:
             if isinstance(one, Series):
-                return one.tape.apply(function, *operands)
+                return one.tape.apply(call, *operands)
         return function(*operands)
 
     return call  # type: ignore[return-value]

@@ -1,5 +1,7 @@
 """Live rows equal batch rows at every bar, for every feature; what a live buffer refuses."""
 
+import pickle
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -158,3 +160,20 @@ def test_a_long_pause_starts_afresh(plain, hourly):
     row = live.update(late)
     assert np.isnan(row["price_log_return_1h"])
     assert np.isfinite(row["price_body_return"])
+
+
+CHOICES = ({"categories": ("time",)}, {"include": ("momentum_aroon_25",)}, {"include": ("onchain_net_flow",)}, {"categories": ()})
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_any_choice_of_features(choice, hourly):
+    engineer = AdvancedFeatureEngineer(choice)
+    row = engineer.live(hourly.iloc[:299]).update(hourly.iloc[299])
+    np.testing.assert_array_equal(row, engineer.extract_all_features(hourly).iloc[299])
+
+
+def test_a_live_buffer_travels(plain, hourly):
+    live = plain.live(hourly.iloc[:200])
+    twin = pickle.loads(pickle.dumps(live))
+    for bar in hourly.iloc[200:210].to_dict("records"):
+        pd.testing.assert_series_equal(twin.update(bar), live.update(bar))
