@@ -3,6 +3,7 @@
 Uses the features that earlier jobs on the same OUT left; what is missing is computed first.
 """
 
+import os
 import sys
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -29,8 +30,8 @@ class TuneArguments(ExperimentArguments):
     """Insist that OUT or STUDY holds a search to go on with."""
     study: str | None = None
     """Storage URL of the study, such as postgresql://host/db; OUT/sweep/study.db by default."""
-    mlflow: str | None = None
-    """Tracking URI of an MLflow store to log to as well, such as sqlite:///mlflow.db; needs the extra mlflow."""
+    mlflow: bool = False
+    """Log to MLflow as well: to MLFLOW_TRACKING_URI, or OUT/sweep/mlflow.db without it. Needs Ray and the extra mlflow."""
 
 
 def main(arguments: TuneArguments) -> int:
@@ -64,13 +65,15 @@ def _tune(pipeline: Pipeline) -> dict[str, Any]:
 def _on_engine(arguments: TuneArguments, pipeline: Pipeline) -> Pipeline:
     """Return the pipeline with the study's place and the tracking store."""
     pipeline = replace(pipeline, study=arguments.study)
-    if arguments.mlflow is None:
+    if not arguments.mlflow:
         return pipeline
     if arguments.engine != "ray":
         raise ConfigError(f"mlflow needs engine 'ray', was {arguments.engine!r}")
     from cryptoml.distributed.tuning.engine import RayEngine
 
-    engine = RayEngine(pipeline.config.workers, arguments.storage, arguments.mlflow)
+    place = pipeline.run.out / "sweep" / "mlflow.db"
+    tracking = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{place}"
+    engine = RayEngine(pipeline.config.workers, arguments.storage, tracking)
     return replace(pipeline, stages=replace(pipeline.stages, sweep=engine))
 
 

@@ -109,7 +109,7 @@ def _importance(study: optuna.Study, names: Sequence[str], index: int, objective
     """Return how much each parameter matters for reaching the best trials (Watanabe et al. 2023, PED-ANOVA)."""
     sign = -1 if study.directions[index] == StudyDirection.MAXIMIZE else 1
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="PedAnovaImportanceEvaluator computes the importances")  # of low values
+        warnings.simplefilter("ignore", UserWarning)  # that low targets are good, and that few trials tell little
         try:
             shares = optuna.importance.get_param_importances(
                 study,

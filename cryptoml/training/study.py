@@ -128,9 +128,15 @@ class Study:
         return parameters
 
     def report(self, number: int, step: int, value: float) -> bool:
-        """Record the loss of a trial after a step, once; returns whether the trial should end here."""
+        """Record the loss of a trial after a step, once; returns whether the trial should end here.
+
+        Optuna keeps no steps of trials with several objectives; they have their curve in TensorBoard.
+        """
         started, run = time.perf_counter(), self._running[number]
-        if len(self.config.objectives) > 1 or step in self._memory.get_trial(run.id).intermediate_values:
+        if len(self.config.objectives) > 1:
+            self._curves.add(number, step, value)
+            return False
+        if step in self._memory.get_trial(run.id).intermediate_values:
             return False
         self._memory.set_trial_intermediate_value(run.id, step, value)
         if self._storage is not None:

@@ -27,16 +27,21 @@ class Scripted:
         script: Number of the call, from 1 -> `kill`, `memory`, `nan`, `bug` or `hang`.
         epochs: Steps to report.
         seconds: Per step.
+        together: Trials that wait for each other before the first step, a minute at most.
     """
 
     folder: Path
     script: Mapping[int, str] = field(default_factory=dict)
     epochs: int = 1
     seconds: float = 0.0
+    together: int = 1
 
     def __call__(self, parameters: Mapping[str, Any], report: Report, worker: Worker) -> dict[str, float]:
         """Report `x` plus a part that shrinks, and return `x`."""
         action = self.script.get(self._count(), "")
+        deadline = time.monotonic() + 60
+        while self.calls < self.together and time.monotonic() < deadline:
+            time.sleep(0.05)
         for step in range(1, self.epochs + 1):
             time.sleep(self.seconds)
             report(step, parameters["x"] + 1 / step)

@@ -1,5 +1,7 @@
 """Searches on a real cluster: the plain trials, side by side, whatever happens to their processes."""
 
+import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +9,12 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
+from torch import nn
 
+import cryptoml
 from cryptoml.distributed.tuning.engine import RayEngine
 from cryptoml.errors import ConfigError, CryptomlError
+from cryptoml.training.config import TrainingConfig
 from cryptoml.training.member import FoldData
 from cryptoml.training.search import search
 from cryptoml.training.search_config import SearchConfig
@@ -76,11 +81,11 @@ class TestRoom:
 @pytest.mark.usefixtures("ray_cluster")
 class TestTrials:
     def test_run_side_by_side_and_leave_their_record(self, tmp_path: Path) -> None:
-        trials = run(Scripted(tmp_path, seconds=0.5), tmp_path, num_trials=6)
+        trials = run(Scripted(tmp_path, seconds=0.5, together=2), tmp_path, num_trials=6)
         assert [(trial.number, trial.state) for trial in trials] == [(number, "COMPLETE") for number in range(6)]
         assert most_at_once(trials) == 2
         assert len({trial.pid for trial in trials}) == 2  # processes are used again
-        assert all(trial.resources == {"CPU": 1.0} and 0.5 <= trial.seconds < 5 for trial in trials)
+        assert all(trial.resources == {"CPU": 1.0} and 0.5 <= trial.seconds < 90 for trial in trials)
         assert all(trial.values == {"loss": trial.parameters["x"]} for trial in trials)
 
     def test_pruned_ones_are_recorded_as_pruned(self, tmp_path: Path) -> None:
@@ -117,6 +122,17 @@ class TestTrials:
         with pytest.raises(CryptomlError, match="every trial of the search failed, the last with: loss must be finite, was nan"):
             run(Scripted(tmp_path, dict.fromkeys(range(1, 3), "nan")), tmp_path, num_trials=2)
 
+    @pytest.mark.filterwarnings("ignore")  # MLflow's own
+    def test_mlflow_hears_of_every_trial(self, tmp_path: Path) -> None:
+        tracking = pytest.importorskip("mlflow").tracking
+        address = f"sqlite:///{tmp_path}/mlflow.db"
+        study = Study(suggest, SearchConfig(num_trials=3), 1, name="logged")
+        trials = search(Scripted(tmp_path), study, RayEngine(mlflow=address))
+        client = tracking.MlflowClient(address)
+        runs = client.search_runs([client.get_experiment_by_name("logged").experiment_id])
+        logged = {(run.data.params["x"], run.data.metrics["objective_loss"]) for run in runs}
+        assert logged == {(str(trial.parameters["x"]), trial.values["loss"]) for trial in trials}
+
     def test_more_trials_than_gpus_take_turns(self, tmp_path: Path) -> None:
         trials = run(Scripted(tmp_path, seconds=0.2), tmp_path, num_trials=3, gpus=1, cpus=0.1)
         assert [trial.state for trial in trials] == ["COMPLETE"] * 3
@@ -124,7 +140,7 @@ class TestTrials:
         assert trials[0].resources == {"CPU": 0.1, "GPU": 1.0}
 
     def test_fractions_share_a_gpu(self, tmp_path: Path) -> None:
-        trials = run(Scripted(tmp_path, seconds=0.3), tmp_path, num_trials=4, gpus=0.5, cpus=0.1)
+        trials = run(Scripted(tmp_path, seconds=0.1, together=2), tmp_path, num_trials=4, gpus=0.5, cpus=0.1)
         assert most_at_once(trials) == 2
 
     def test_a_storage_that_fills_up_ends_the_search_and_keeps_what_it_holds(self, tmp_path: Path) -> None:
@@ -150,3 +166,24 @@ class TestSweep:
         assert [trial.parameters for trial in found] == [trial.parameters for trial in plain]
         losses = [[trial.values["loss"] for trial in trials] for trials in (found, plain)]
         assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+def build(hidden_size: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(3, hidden_size), nn.Linear(hidden_size, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("ray_cluster", "one_thread")
+def test_the_public_search_takes_the_cluster_that_is_at_hand(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((64, 3)).astype(np.float32)
+    data = (x, x[:, :1] - x[:, 1:2])
+    settings = {"search_space": {"hidden_size": (4, 8), "learning_rate": (1e-3, 1e-1)}, "config": TrainingConfig(max_epochs=1)}
+    make = partial(cryptoml.HyperparameterOptimizer, build, data, data, "cpu", 3, **settings)
+    searches = {engine: make(engine=engine) for engine in ("auto", "local")}
+    best = {engine: search.optimize() for engine, search in searches.items()}
+    assert best["auto"] == best["local"]
+    losses = [[trial.values["loss"] for trial in search.trials if trial.values] for search in searches.values()]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+    assert {trial.pid for trial in searches["auto"].trials}.isdisjoint({os.getpid()})
+    assert {trial.pid for trial in searches["local"].trials} == {os.getpid()}

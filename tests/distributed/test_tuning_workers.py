@@ -35,18 +35,17 @@ def dashboard_cluster() -> Iterator[None]:
 class TestWorkers:
     def test_a_trial_of_two_workers_is_that_of_one_with_twice_the_batch(self, fold: FoldData, tmp_path: Path) -> None:
         space, task = {"search": ("learning_rate",)}, small_task(fold, dropout=0.0)
-        config = SweepConfig(num_trials=2, max_epochs=2, num_folds=1, pruner="none", space=space).around(task)
+        config = SweepConfig(num_trials=1, max_epochs=2, num_folds=1, pruner="none", space=space).around(task)
         parted, whole = (replace(task, training=task.training.updated(batch_size=size)) for size in (2, 4))
         engine = RayEngine(WorkerConfig(num_workers=2), storage=str(tmp_path))
         found, plain = run_sweep([fold], parted, config, engine=engine), run_sweep([fold], whole, config)
-        assert [trial.state for trial in found] == ["COMPLETE"] * 2
-        assert [trial.steps for trial in found] == [2, 2]
-        assert most_at_once(found) == 1
+        assert [trial.state for trial in found] == ["COMPLETE"]
+        assert [trial.steps for trial in found] == [2]
         losses = [[trial.values["loss"] for trial in trials] for trials in (found, plain)]
         assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
     def test_stopping_trials_of_several_workers_does_not_lock_up(self, tmp_path: Path) -> None:
         objective = Scripted(tmp_path, epochs=9, seconds=0.1)
-        trials = run(objective, tmp_path, num_trials=5, max_steps=9, num_workers=2)
-        assert len(trials) == 5
-        assert {trial.state for trial in trials} == {"COMPLETE", "PRUNED"}
+        trials = run(objective, tmp_path, num_trials=3, max_steps=9, num_workers=2)
+        assert [trial.state for trial in trials] == ["COMPLETE", "PRUNED", "PRUNED"]
+        assert most_at_once(trials) == 1

@@ -15,7 +15,7 @@ import yaml
 from optuna.trial import FrozenTrial, TrialState
 
 from cryptoml.training.study_storage import INTERRUPTED
-from jobs import evaluate_ensemble, train_ensemble
+from jobs import train_ensemble
 from jobs.command_line import run
 from jobs.tune_models import TuneArguments, main
 from tests.conftest import REPOSITORY
@@ -65,7 +65,6 @@ class TestOutputs:
         assert run(train_ensemble.main, train_ensemble.TrainArguments, [*flags(tmp_path), "--engine", "local"]) == 0
         assert stored(tmp_path) == before
         assert (tmp_path / "out" / "bundle").is_dir()
-        assert evaluate_ensemble.EvaluateArguments
 
     def test_several_objectives_of_trading(self, tmp_path: Path) -> None:
         assert job(*flags(tmp_path, num_trials=2, objectives=["sharpe", "drawdown"])) == 0
@@ -84,7 +83,7 @@ class TestBadInput:
             ({"space": {"search": ["lookback"]}}, [], "lookback of the search must be at most 16"),
             ({}, ["--resume"], "resume needs an earlier search"),
             ({}, ["--study", "sqlite:////dev/null/study.db"], "storage sqlite:////dev/null/study.db cannot be written"),
-            ({}, ["--mlflow", "sqlite:///mlflow.db"], "mlflow needs engine 'ray'"),
+            ({}, ["--mlflow"], "mlflow needs engine 'ray'"),
         ],
     )
     def test_is_one_line_before_anything_starts(
@@ -130,6 +129,7 @@ def complete(folder: Path) -> list[FrozenTrial]:
         return []  # the study is being made
 
 
+@pytest.mark.slow
 class TestGoingOn:
     @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
     def test_runs_no_finished_trial_again(self, tmp_path: Path, environment: dict[str, str], how: signal.Signals) -> None:

@@ -1,5 +1,6 @@
 """A trial of several data-parallel workers: a Tune trial without resources of its own drives a Train run that holds them."""
 
+import os
 import time
 from typing import Any
 
@@ -11,6 +12,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.util.state import list_nodes
 
+from cryptoml.data.storage import open_storage
 from cryptoml.distributed.tuning.reports import epoch_report, facts_since, outcome_report, use_threads
 from cryptoml.errors import ConfigError, CryptomlError
 from cryptoml.training.trial import Outcome, Worker, attempt
@@ -19,6 +21,8 @@ from cryptoml.training.worker_config import WorkerConfig
 __all__ = ["require_dashboard", "run_workers"]
 
 STATE_SECONDS = 20
+POLL_SECONDS = "0.3"
+"""How often Ray Train's controller looks for reports, which the workers wait for after each epoch."""
 
 
 def require_dashboard() -> None:
@@ -42,7 +46,8 @@ def run_workers(
     parameters: dict[str, Any], shared: list[ray.ObjectRef], workers: WorkerConfig, held: dict[str, float], folder: str
 ) -> None:
     """Run one trial as a Train run; its name is the trial's, so a trial that is retried goes on with it."""
-    started = time.time()
+    started, storage = time.time(), open_storage(folder)
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_SECONDS)
     trainer = TorchTrainer(
         _work,
         train_loop_config={"shared": shared, "parameters": parameters, "workers": workers, "held": held},
@@ -54,7 +59,8 @@ def run_workers(
         ),
         run_config=train.RunConfig(
             name=tune.get_context().get_trial_id(),
-            storage_path=folder,
+            storage_path=storage.base,
+            storage_filesystem=storage.filesystem,
             failure_config=train.FailureConfig(max_failures=workers.max_failures),
             callbacks=[TuneReportCallback()],  # type: ignore[list-item]
         ),
