@@ -30,7 +30,6 @@ __all__ = [
     "ema",
     "ema_window",
     "rolling_comoment",
-    "rolling_cov",
     "rolling_max",
     "rolling_mean",
     "rolling_min",
@@ -263,11 +262,6 @@ def rolling_comoment(x: FloatArray, y: FloatArray, window: int) -> FloatArray:
 
     none = 0.0 * x * y
     return _aligned(_fold((x, y, none), window, merge)[2], none)
-
-
-def rolling_cov(x: FloatArray, y: FloatArray, window: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return the sums of squared deviations of x, of y, and of their products over the last `window` bars."""
-    return rolling_moments(x, window)[1], rolling_moments(y, window)[1], rolling_comoment(x, y, window)
 
 
 def _products_with_time(values: FloatArray, window: int) -> FloatArray:

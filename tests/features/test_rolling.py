@@ -28,7 +28,8 @@ def test_simple_kernels_equal_pandas(series, name, window):
 def test_second_moments_equal_pandas(series, window):
     frame, other = pd.Series(series), pd.Series(np.roll(series, 3) ** 2)
     np.testing.assert_allclose(rolling.rolling_std(series, window), frame.rolling(window).std(), rtol=1e-9)
-    xx, yy, xy = rolling.rolling_cov(series, other.to_numpy(), window)
+    xx, yy = (rolling.rolling_moments(values, window)[1] for values in (series, other.to_numpy()))
+    xy = rolling.rolling_comoment(series, other.to_numpy(), window)
     np.testing.assert_allclose(xy / (window - 1), frame.rolling(window).cov(other), rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(np.sqrt(yy / (window - 1)), other.rolling(window).std(), rtol=1e-9)
     assert (xx[window:] > 0).all()
