@@ -21,6 +21,8 @@ from cryptoml.training.workers import Workers
 
 __all__ = ["Learner", "Progress"]
 
+SMALLEST_SCALE = 2.0**-10
+"""Of float16 gradients; it is halved at each step that overflows, so that only a broken loss gets here."""
 METRICS = ("accuracy", "direction_accuracy", "mae", "mse")
 
 
@@ -129,6 +131,8 @@ class Learner:
             raise DataError(self._not_finite(losses, group))
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.scaler.is_enabled() and self.scaler.get_scale() < SMALLEST_SCALE:
+            raise DataError(self._not_finite(losses, group))
         self.sums += torch.stack([step.sums for step in steps]).sum(dim=0)
         self.counts += own
 
@@ -176,6 +180,7 @@ class Learner:
         self.schedule.step(row["val_loss"])
         progress = self.progress
         progress.epoch, progress.batch, progress.seconds = progress.epoch + 1, 0, 0.0
+        self.started = time.perf_counter()
         self._clear_sums()
         for name, value in row.items():
             progress.history.setdefault(name, []).append(value)

@@ -5,6 +5,7 @@ compiled), `on_epoch_end` hears every epoch and may raise to stop a trial.
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,9 @@ def fit(
     """
     config, workers = config or TrainingConfig(), Workers(rank, world_size)
     device = torch.device(device) if device is not None else _device_of(model)
-    _require_batches(train, validation, workers)
-    with seeded(config.seed if rank == 0 else derived_seed(config.seed, rank)), memory_hints(config, device):
+    seed = config.seed if rank == 0 else derived_seed(config.seed, rank)
+    with _current(device), seeded(seed), memory_hints(config, device):
+        _require_batches(train, validation, workers)
         objective = (objective or objective_of(model, config)).to(device)
         feeds = Feed(train, device), Feed(validation, device)
         learner = Learner(model.to(device), objective, config, *feeds, prepare_model, workers)
@@ -154,6 +156,11 @@ def _checkpoint_file(resume: str | Path) -> Path:
 
 def _device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def _current(device: torch.device) -> AbstractContextManager[Any]:
+    """Make a CUDA device the current one, through which small values travel between workers."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _require_batches(train: Any, validation: Any, workers: Workers) -> None:

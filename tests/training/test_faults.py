@@ -22,7 +22,9 @@ from cryptoml.errors import DataError
 from cryptoml.training.checkpoint import read_tensors
 from cryptoml.training.chunks import ChunkLoader
 from cryptoml.training.config import EpochEnd, TrainingConfig
-from cryptoml.training.objectives import Objective
+from cryptoml.training.feed import Feed
+from cryptoml.training.learner import Learner
+from cryptoml.training.objectives import Objective, objective_of
 from cryptoml.training.trainer import UltimateTrainer, fit
 
 CONFIG = TrainingConfig(max_epochs=4, learning_rate=0.02)
@@ -163,6 +165,14 @@ def forecaster() -> nn.Module:
     return small()
 
 
+def learner_of(model: nn.Module, scale: bool = True, rows: int = 32) -> Learner:
+    """A learner that scales its gradients as for float16, on the CPU."""
+    feed = Feed(pairs(rows), torch.device("cpu"))
+    learner = Learner(model, objective_of(model), CONFIG, feed, feed)
+    learner.scaler = torch.amp.GradScaler("cpu", enabled=scale)
+    return learner
+
+
 class TestNotFinite:
     @pytest.mark.parametrize("label", ["volatility", "log_return", "position_size"])
     def test_names_symbol_and_time_range_of_an_infinite_label(self, dated: Callable[..., ChunkLoader], label: str) -> None:
@@ -203,6 +213,26 @@ class TestNotFinite:
 
         with pytest.raises(DataError, match=r"training gradient must be finite, was not in epoch 1 on batch 1$"):
             fit(Sharp(4, 1), pairs(), pairs(), CONFIG)
+
+    def test_gradients_that_overflow_at_any_scale_are_told(self) -> None:
+        class Sharp(nn.Linear):
+            def forward(self, x: Tensor) -> Tensor:
+                return (super().forward(x) * 0).abs().sqrt()
+
+        learner = learner_of(Sharp(4, 1), rows=400)
+        before = learner.model.weight.clone()
+        with pytest.raises(DataError, match="gradient must be finite"):
+            learner.train_epoch()
+        assert torch.equal(learner.model.weight, before)
+
+    def test_scaled_gradients_take_the_same_steps(self) -> None:
+        scaled, plain = learner_of(network()), learner_of(network(), scale=False)
+        torch.manual_seed(1)
+        losses = scaled.train_epoch()
+        torch.manual_seed(1)
+        assert losses == pytest.approx(plain.train_epoch())
+        for left, right in zip(scaled.model.parameters(), plain.model.parameters(), strict=True):
+            torch.testing.assert_close(left, right)
 
     def test_the_last_good_checkpoint_and_weights_stay(self, dated: Callable[..., ChunkLoader], tmp_path: Path) -> None:
         train, model, good = dated(), forecaster(), {}

@@ -139,6 +139,14 @@ def test_a_checkpoint_holds_all_that_the_next_step_depends_on(tmp_path: Path) ->
     assert {"config", "optimizer", "schedule", "scaler"} <= set(document)
 
 
+def test_an_epoch_that_has_not_begun_has_taken_no_time(tmp_path: Path) -> None:
+    data = LOADERS["shuffled"]()
+    done = fit(network(), data, data, TrainingConfig(max_epochs=2), checkpoint_dir=tmp_path)
+    progress = read_tensors(tmp_path / "last.safetensors")[1]["progress"]
+    assert progress["seconds"] < done.history["seconds"][-1]
+    assert done.seconds == sum(done.history["seconds"])
+
+
 def test_random_states_of_the_caller_are_kept_and_do_not_matter() -> None:
     results = []
     for shift in (0, 5):
