@@ -144,7 +144,7 @@ def _overhead(problem: Problem) -> list[Bar]:
         storage = f"sqlite:///{folder}/pool.db"
         study = optuna.create_study(storage=storage, study_name="pool")
         for trial in trials:
-            study.enqueue_trial(trial.parameters)
+            study.enqueue_trial(trial.parameters, user_attrs={"given": True})
         started = time.perf_counter()
         with multiprocessing.get_context("spawn").Pool(CORES) as pool:
             pool.map(partial(_work_off, storage, problem.objective, problem.config), range(CORES))
@@ -164,7 +164,7 @@ def _work_off(storage: str, objective: MemberObjective, config: SweepConfig, _: 
     study = optuna.load_study(study_name="pool", storage=storage)
     while study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
         trial = study.ask()
-        if "fixed_params" not in trial.system_attrs:
+        if not trial.user_attrs:  # the other process took the last one
             study.tell(trial, state=TrialState.FAIL)
             return
         study.tell(trial, objective(config.space.suggest(trial), _hear_nothing, Worker())["loss"])
