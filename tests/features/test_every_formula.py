@@ -95,7 +95,7 @@ def test_real_candles(hourly, real, category):
             assert compare(one, real, 5), one.name
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(markets(), st.integers(0, 2**16))
 def test_any_market(engineer, columns, seed):
     bars = bars_of(columns)

@@ -108,6 +108,6 @@ def position(value, low, high):
 
 def decided(left, right):
     """Compare numbers of which one is a mean."""
-    if left != right and abs(left - right) <= 1e-9 * max(abs(left), abs(right)):
+    if 0 < max(abs(left), abs(right)) * 1e-9 >= abs(left - right):
         raise TieError
     return np.sign(left - right)
