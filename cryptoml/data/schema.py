@@ -214,15 +214,16 @@ def normalise_symbol(symbol: str) -> str:
     return joined
 
 
-_QUOTES = re.compile(r"(.+?)(USDT|USDC|FDUSD|BUSD|TUSD|USD|EUR|GBP|TRY|BRL|JPY|DAI|BTC|ETH|BNB)")
+_QUOTES = re.compile(r"(.+?)(USDT|USDC|FDUSD|BUSD|TUSD|USD|EUR|GBP|TRY|BRL|JPY|DAI|BTC|ETH|BNB)(?:PERP|SWAP)?")
 
 
 def split_symbol(symbol: str) -> tuple[str, str]:
     """Return base and quote of a market: `("BTC", "USDT")` of `BTC/USDT`, `BTC/USDT:USDT`, `btc_usdt_usdt` and `BTCUSDT`.
 
-    A name without separators is cut before the first known quote asset that ends it; the quote is empty where none does.
+    A name without separators is cut before the first known quote asset that ends it; the quote is empty where none does. `PERP`
+    and `SWAP` behind the quote do not count.
     """
-    parts = [part for part in re.split(r"[/_:\-]", symbol.strip().upper()) if part]
+    parts = [part for part in re.split(r"[/_:\-]", symbol.strip().upper()) if part not in ("", "PERP", "SWAP")]
     if len(parts) > 1:
         return parts[0], parts[1]
     match = _QUOTES.fullmatch(parts[0]) if parts else None

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,7 @@ from cryptoml.errors import ConfigError
 __all__ = ["cluster"]
 
 LOCAL_OBJECT_STORE_BYTES = 1 << 30
+KNOCK_SECONDS = 10.0
 
 
 @contextmanager
@@ -33,9 +35,10 @@ def cluster(address: str | None = None, num_cpus: int | None = None, *, dashboar
     address = address or os.environ.get("RAY_ADDRESS")
     try:
         _join(address) if address else _start(num_cpus, dashboard)
-    except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         what = f"RAY_ADDRESS {address!r} cannot be joined" if address else "Ray cannot be started on this machine"
-        raise ConfigError(f"{what}: {' '.join(str(error).split())}") from error
+        hint = "; start that cluster, or unset RAY_ADDRESS to use this machine alone" if address else ""
+        raise ConfigError(f"{what}: {' '.join(str(error).split())}{hint}") from error
     _quieten()
     try:
         yield
@@ -44,7 +47,15 @@ def cluster(address: str | None = None, num_cpus: int | None = None, *, dashboar
 
 
 def _join(address: str) -> None:
+    _knock(address.removeprefix("ray://"))
     ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+
+
+def _knock(address: str) -> None:
+    """Raise at once where nothing listens: Ray itself would wait for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
 
 
 def _start(num_cpus: int | None, dashboard: bool) -> None:

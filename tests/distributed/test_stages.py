@@ -34,9 +34,11 @@ def panel() -> Panel:
     return replace(panel, candles=candles)
 
 
-def test_an_address_where_nothing_answers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "nonsense")
-    with pytest.raises(ConfigError, match="RAY_ADDRESS 'nonsense'") as caught, cluster():
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:9", "ray://127.0.0.1:9", "nowhere.invalid:6379"])
+def test_an_address_where_nothing_answers_is_named(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ConfigError, match=f"RAY_ADDRESS '{address}' cannot be joined.*unset RAY_ADDRESS") as caught, cluster():
         pass
     assert "\n" not in str(caught.value)
 

@@ -22,6 +22,7 @@ from cryptoml.features.contract import Bars, feature
 from cryptoml.features.engineer import AdvancedFeatureEngineer, build_features
 from cryptoml.features.store import FeatureLakeReport, ItemStatus, WorkItem, build_feature_lake, read_feature_panel, read_features
 from cryptoml.features.store.build import ItemTask, run_here
+from cryptoml.features.store.manifest import write_manifest
 from cryptoml.features.store.reading import stored_symbols
 
 FEW = AdvancedFeatureEngineer({"include": ("momentum_rsi_14", "price_log_return_1h", "cross_section_rank_return_1h")})
@@ -254,6 +255,21 @@ class TestUpToDate:
             build_feature_lake(lake, tmp_path / "out", FEW, run=stop_after_two)
         again = build_feature_lake(lake, tmp_path / "out", FEW)
         assert outcomes(again) == {"kept": 3, "built": len(again.statuses) - 3}
+
+    def test_books_that_cannot_be_written_on_the_way_stop_nothing(self, lake: Path, tmp_path: Path, monkeypatch) -> None:
+        written = []
+
+        def fail_at_first(*arguments: object) -> None:
+            written.append(arguments)
+            if len(written) == 1:
+                raise DataError("the store is away")
+            write_manifest(*arguments)
+
+        monkeypatch.setattr("cryptoml.features.store.build.write_manifest", fail_at_first)
+        report = build_feature_lake(lake, tmp_path / "out", FEW)
+        assert not report.failed
+        assert len(written) >= 2
+        assert outcomes(build_feature_lake(lake, tmp_path / "out", FEW)) == {"kept": len(report.statuses)}
 
 
 class _Fragile(AdvancedFeatureEngineer):

@@ -1,5 +1,6 @@
 """Build a feature lake: plan the items, run those that need it, keep the books, try failed ones again."""
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ __all__ = ["FeatureLakeReport", "ItemTask", "RunItems", "build_feature_lake", "r
 CHUNK_BARS, WARM_UPS = 50_000, 2
 BOOK_SECONDS = 5.0
 BOOK_SHARE = 20.0  # of the time goes 1 part in so many into writing books
+
+_log = logging.getLogger(__name__)
 
 ItemTask = Callable[[WorkItem], ItemStatus]
 RunItems = Callable[[ItemTask, Sequence[WorkItem]], Iterable[ItemStatus]]
@@ -78,7 +81,11 @@ class _Books:
         attempts = self.run[status.path].attempts + 1 if status.path in self.run else status.attempts
         self.entries[status.path] = self.run[status.path] = status.model_copy(update={"attempts": attempts})
         if time.monotonic() > self.next_write:
-            self.write()
+            try:
+                self.write()
+            except DataError as error:  # nothing is lost: each file tells what it was built from
+                _log.warning("books are written later: %s", error)
+                self.next_write = time.monotonic() + BOOK_SECONDS
 
     def write(self) -> None:
         begun = time.monotonic()
