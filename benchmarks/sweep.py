@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +31,6 @@ from cryptoml.distributed.tuning.engine import RayEngine
 from cryptoml.features.engineer import AdvancedFeatureEngineer, build_features
 from cryptoml.features.targets import make_targets
 from cryptoml.training.fold import inner_folds
-from cryptoml.training.member import MemberTask
 from cryptoml.training.search import search
 from cryptoml.training.search_config import SearchConfig
 from cryptoml.training.study import Study
@@ -77,10 +76,11 @@ class Problem:
     objective: MemberObjective
     config: SweepConfig
 
-    def sweep(self, seed: int = 0, **changes: Any) -> tuple[list[SweepTrial], float]:
-        """Run the sweep on Ray; returns its trials and its wall time."""
+    def sweep(self, seed: int | None = None, **changes: Any) -> tuple[list[SweepTrial], float]:
+        """Run the sweep on Ray, with the task's own seed or another one; returns its trials and its wall time."""
         task = self.objective.task
-        task = MemberTask(task.name, task.forecaster, task.training.updated(seed=seed), feature_names=task.feature_names)
+        if seed is not None:
+            task = replace(task, training=task.training.updated(seed=seed))
         started = time.perf_counter()
         config = self.config.model_copy(update=changes)
         trials = run_sweep(self.objective.folds, task, config, engine=RayEngine(WorkerConfig(cpus=1)))
