@@ -12,7 +12,7 @@ from cryptoml.data.validation import REASONS, CandleCheck, check_candles
 from cryptoml.errors import ConfigError, DataError
 from cryptoml.live.prediction import Refusal
 
-__all__ = ["Intake", "Requirements", "admit", "live_panel"]
+__all__ = ["Intake", "Requirements", "admit", "live_panel", "panel_of"]
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,20 @@ def admit(frames: Mapping[str, pd.DataFrame], needs: Requirements, now: pd.Times
 
 def live_panel(intake: Intake, needs: Requirements, tables: Mapping[str, Mapping[str, pd.DataFrame]] | None) -> Panel:
     """Return a panel of all symbols that the model knows, in its order; those without usable candles are absent (NaN)."""
-    given = panel_from_frames({name: intake.usable[name] for name in needs.symbols if name in intake.usable}, needs.timeframe)
-    candles = np.full((len(needs.symbols), *given.candles.shape[1:]), np.nan)
-    candles[[needs.symbols.index(name) for name in given.symbols]] = given.candles
-    return Panel(needs.symbols, needs.timeframe, given.timestamps, candles, tables or {})
+    return panel_of(needs.symbols, intake.usable, needs.timeframe, tables)
+
+
+def panel_of(
+    symbols: tuple[str, ...],
+    frames: Mapping[str, pd.DataFrame],
+    timeframe: str,
+    tables: Mapping[str, Mapping[str, pd.DataFrame]] | None = None,
+) -> Panel:
+    """Return a panel of `symbols` in their order from checked candles of some of them; the others are absent (NaN)."""
+    given = panel_from_frames({name: frames[name] for name in symbols if name in frames}, timeframe)
+    candles = np.full((len(symbols), *given.candles.shape[1:]), np.nan)
+    candles[[symbols.index(name) for name in given.symbols]] = given.candles
+    return Panel(symbols, timeframe, given.timestamps, candles, tables or {})
 
 
 def _normalised(frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:

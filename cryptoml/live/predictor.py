@@ -1,6 +1,7 @@
 """Forecasts and signals from a bundle at the last closed bar, by the same functions as the pipeline."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,12 @@ from cryptoml.models.ensemble import Predictions
 from cryptoml.trading.config import TradingConfig
 from cryptoml.trading.description import describe
 from cryptoml.trading.forecasts import Forecasts
-from cryptoml.trading.signals import decide
+from cryptoml.trading.signals import Signals, decide
 
 __all__ = ["Predictor"]
+
+CHUNK_ORIGINS = 256
+"""Bars that are forecast at once when all bars are: every matrix then has one shape, so that sums are rounded alike."""
 
 
 class Predictor:
@@ -74,6 +78,16 @@ class Predictor:
         return self._targets.primary_horizon
 
     @property
+    def quantile_levels(self) -> tuple[float, ...]:
+        """Levels of the forecast quantiles."""
+        return self._targets.quantiles
+
+    @property
+    def primary_position(self) -> int:
+        """Place of `horizon_bars` among the horizons of the quantiles."""
+        return self._targets.horizons.index(self.horizon_bars)
+
+    @property
     def history_bars(self) -> int:
         """Closed bars of each symbol that a forecast needs."""
         return self._needs.history_bars
@@ -109,25 +123,56 @@ class Predictor:
         if not intake.usable:
             return [self._refused(symbol, intake) for symbol in intake.order]
         panel = live_panel(intake, self._needs, tables)
-        predictions = self._forecast(panel)
+        predictions = self._forecast(panel, self._needs.max_age_bars + 1)
         return [
             self._predicted(symbol, panel, predictions) if symbol in intake.usable else self._refused(symbol, intake)
             for symbol in intake.order
         ]
 
-    def _forecast(self, panel: Panel) -> Predictions:
-        """Return predictions of the panel's last bars, `[asset, time, ...]` with time counted from the end of the panel."""
+    def decide_bars(self, panel: Panel, newest: int | None = None) -> tuple[Predictions, Signals]:
+        """Forecast and decide at each of the panel's newest bars, all at once.
+
+        What is decided at a bar does not depend on later ones, to the last bit: the same bars before it give the same
+        numbers however many follow.
+
+        Args:
+            panel: Candles of `symbols`, in their order.
+            newest: How many bars; all of them where None.
+
+        Returns:
+            Predictions and signals `[asset, newest]`. Bars of a symbol with fewer than `history_bars` bars since its first
+            one, and those without inputs, are NaN and HOLD.
+
+        Raises:
+            BundleError: The features of the bundle are not those that this version computes.
+        """
+        origins = min(newest or panel.num_bars, panel.num_bars)
+        predictions = self._forecast(panel, origins, CHUNK_ORIGINS)
+        first = np.where(panel.present.any(axis=1), panel.present.argmax(axis=1), panel.num_bars)
+        bars = np.arange(panel.num_bars - origins, panel.num_bars)
+        young = bars < first[:, None] + self.history_bars - 1
+        for part in fields(predictions):
+            getattr(predictions, part.name)[young] = np.nan
+        return predictions, decide(self._decision_input(predictions), self.trading)
+
+    def _forecast(self, panel: Panel, origins: int, chunk_origins: int | None = None) -> Predictions:
+        """Return predictions `[asset, origins, ...]` of the panel's last bars; chunks of a given size are always full."""
         features = build_features(panel, self._engineer)
         if features.names != self._bundle.feature_names:
             raise BundleError(
                 f"feature_names of the bundle must be those computed, {_first_difference(features.names, self._bundle)}"
             )
-        bars = self._bundle.context_bars + self._needs.max_age_bars
-        scaled = self._scaler.transform(features.values[:, -bars:])
+        context = self._bundle.context_bars
         sigma = causal_volatility(
             panel.field("close"), self._targets.volatility_halflife_bars, self._targets.minimum_history_bars
-        )
-        return self._bundle.ensemble.predict(scaled, sigma[:, -bars:].astype(np.float32), self._bundle.context_bars)
+        ).astype(np.float32)
+        scaled = self._scaler.transform(features.values[:, -(origins + context - 1) :])
+        before, after = origins + context - 1 - scaled.shape[1], -origins % (chunk_origins or 1)
+        padding = ((0, 0), (before, after), (0, 0))
+        padded = np.pad(scaled, padding, constant_values=np.nan) if before or after else scaled
+        aligned = np.pad(sigma[:, -scaled.shape[1] :], padding[:2], constant_values=np.nan)
+        predictions = self._bundle.ensemble.predict(padded, aligned, context, chunk_origins=chunk_origins)
+        return predictions.on_bars(slice(context - 1, context - 1 + origins))
 
     def _predicted(self, symbol: str, panel: Panel, predictions: Predictions) -> Prediction:
         row = panel.index_of(symbol)
@@ -153,14 +198,13 @@ class Predictor:
             },
         )
 
-    def _decision_input(self, predictions: Predictions, place: tuple[int, int]) -> Forecasts:
-        primary = self._targets.horizons.index(self.horizon_bars)
+    def _decision_input(self, predictions: Predictions, place: Any = ...) -> Forecasts:
         return Forecasts.of(
             predictions.probabilities[place],
             predictions.volatility[place],
             horizon_bars=self.horizon_bars,
             timeframe=self.timeframe,
-            quantiles=predictions.quantiles[place][primary],
+            quantiles=predictions.quantiles[place][..., self.primary_position, :],
             quantile_levels=self._targets.quantiles,
             regime=predictions.regime[place],
         )
