@@ -37,6 +37,14 @@ TRADING = {
 
 
 @pytest.fixture(scope="module")
+def freqtrade() -> Path:
+    executable = os.environ.get("CRYPTOML_FREQTRADE")
+    if not executable:
+        pytest.skip("CRYPTOML_FREQTRADE does not name a freqtrade executable")
+    return Path(executable)
+
+
+@pytest.fixture(scope="module")
 def candles(shared_data: Path) -> dict[str, pd.DataFrame]:
     return {symbol: pd.read_parquet(shared_data / "candles_1h" / f"{symbol}.parquet") for symbol in SYMBOLS}
 
@@ -56,15 +64,16 @@ def bundle(candles: dict[str, pd.DataFrame], tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="module")
 def user(
-    candles: dict[str, pd.DataFrame], bundle: Path, shared_data: Path, tmp_path_factory: pytest.TempPathFactory
+    freqtrade: Path,
+    candles: dict[str, pd.DataFrame],
+    bundle: Path,
+    shared_data: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Any]:
-    executable = os.environ.get("CRYPTOML_FREQTRADE")
-    if not executable:
-        pytest.skip("CRYPTOML_FREQTRADE does not name a freqtrade executable")
     from tests.live.freqtrade_user import FreqtradeUser, loopback_exchange
 
     with loopback_exchange(SYMBOLS) as exchange:
-        user = FreqtradeUser(Path(executable), tmp_path_factory.mktemp("freqtrade") / "user_data", exchange, TRADED)
+        user = FreqtradeUser(freqtrade, tmp_path_factory.mktemp("freqtrade") / "user_data", exchange, TRADED)
         for symbol, frame in candles.items():
             rates = shared_data / "funding_8h" / f"{symbol}.parquet"
             user.write_candles(symbol, frame[frame["timestamp"] > TRAIN[0]], pd.read_parquet(rates))
