@@ -85,7 +85,7 @@ class FreqtradeUser:
             "--strategy",
             strategy,
         ]
-        arguments += ["--timerange", timerange, "--cache", "none", *options]
+        arguments += ["--timerange", timerange, *options]
         done = subprocess.run(
             arguments, capture_output=True, text=True, timeout=280, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
         )

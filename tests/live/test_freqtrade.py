@@ -93,7 +93,7 @@ class Position:
 
 @pytest.mark.slow
 def test_trades_follow_the_signals_bar_by_bar(user: Any, bundle: Path, candles: dict[str, pd.DataFrame]) -> None:
-    user.run("backtesting", "Follower", TIMERANGE)
+    user.run("backtesting", "Follower", TIMERANGE, "--cache", "none")
     trades = user.trades("Follower")
     source = BundleSignals(bundle)
     first = TEST[0] - source.history_bars * HOUR
@@ -183,7 +183,7 @@ def check_prices(trades: pd.DataFrame, tables: dict[str, pd.DataFrame], candles:
 @pytest.mark.parametrize(("strategy", "biased"), [("Follower", False), ("Leaker", True)])
 def test_lookahead_analysis(user: Any, strategy: str, biased: bool) -> None:
     export = user.folder / f"{strategy}.csv"
-    counts = ("--minimum-trade-amount", "5", "--targeted-trade-amount", "8", "--lookahead-analysis-exportfilename", str(export))
+    counts = ("--minimum-trade-amount", "5", "--targeted-trade-amount", "6", "--lookahead-analysis-exportfilename", str(export))
     user.run("lookahead-analysis", strategy, "20240101-20240111", *counts)
     row = pd.read_csv(export).iloc[0]
     assert row["has_bias"] == biased
