@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.accelerator import AcceleratorArguments
+from benchmarks.accelerator import main as accelerator
 from benchmarks.bars import Bar, report
 from benchmarks.ewc_digits import DigitsArguments, permuted_tasks
 from benchmarks.ewc_digits import main as ewc_digits
@@ -83,6 +85,7 @@ def test_permuted_digits_share_their_digits() -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of scikit-learn's own imports
 def test_quick_runs_finish(shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert kendall_toy(KendallArguments(quick=True)) == 0
+    assert accelerator(AcceleratorArguments(device="cpu", quick=True)) == 0
     assert ewc_digits(DigitsArguments(quick=True)) == 0
     assert maml_sinusoid(SinusoidArguments(quick=True)) == 0
     assert gat_citeseer(CiteseerArguments(str(shared_data / "benchmarks" / "citeseer.npz"), quick=True)) == 0
