@@ -27,6 +27,7 @@ from cryptoml.distributed.progress import epoch_counter, epoch_progress
 from cryptoml.distributed.resources import slots_for
 from cryptoml.errors import ConfigError, CryptomlError
 from cryptoml.training.config import EpochEnd
+from cryptoml.training.cost import relative_cost
 from cryptoml.training.identity import data_fingerprint, fit_key
 from cryptoml.training.member import FittedMember, FoldData, MemberTask, fit_member
 from cryptoml.training.worker_config import WorkerConfig
@@ -92,27 +93,30 @@ def fit_members(
     if len(set(names)) != len(names):
         raise ConfigError(f"tasks must have different names, were {names}")
     require_writable(folder)
-    slots = slots_for(workers, len(tasks))
-    workers = workers.model_copy(update={"cpus": slots.cpus})
+    slots_for(workers, len(tasks))
     runs = [
         _Run(task, name, folder, workers) for task, name in zip(tasks, run_names(data, tasks, workers.num_workers), strict=True)
     ]
     fitted = {run.name: found for run in runs if (found := run.store.fitted()) is not None}
     missing = [run for run in runs if run.name not in fitted]
     if missing:
-        fitted |= _fit_all(data, missing, slots.count)
+        fitted |= _fit_all(data, missing, workers)
     return [fitted[run.name] for run in runs]
 
 
-def _fit_all(data: FoldData, runs: Sequence[_Run], slots: int) -> dict[str, FittedMember]:
-    """Keep `slots` runs going until all are done; an error or Ctrl-C ends those that go."""
+def _fit_all(data: FoldData, runs: Sequence[_Run], workers: WorkerConfig) -> dict[str, FittedMember]:
+    """Keep as many runs going as the cluster holds, the longest first, until all are done; an error ends those that go."""
+    costs = {run.name: relative_cost(run.task) for run in runs}
+    runs = sorted(runs, key=lambda run: costs[run.name], reverse=True)
+    slots = slots_for(workers, len(runs), costs=list(costs.values()))
+    workers = workers.model_copy(update={"cpus": slots.cpus})
     counter, shared = epoch_counter(), (ray.put(data),)
-    queue = deque(replace(run, shared=shared, counter=counter) for run in runs)
+    queue = deque(replace(run, workers=workers, shared=shared, counter=counter) for run in runs)
     running, fitted = dict[ray.ObjectRef, _Run](), dict[str, FittedMember]()
     with epoch_progress(counter, sum(run.task.training.max_epochs for run in runs), "members") as refresh:
         try:
             while queue or running:
-                while queue and len(running) < slots:
+                while queue and len(running) < slots.count:
                     run = queue.popleft()
                     run.store.announce()
                     running[_start(run)] = run

@@ -52,8 +52,9 @@ def test_workers_fit_on_single_nodes_and_single_gpus(capacity: Capacity, cpus: f
         (LAPTOP, 1, 0.0, 1.0, 2),
         (LAPTOP, 2, 0.0, 1.0, 2),
         (LAPTOP, 3, 0.0, 0.6666, 3),
-        (LAPTOP, 4, 0.0, 0.5, 4),
-        (LAPTOP, 9, 0.0, 0.5, 4),
+        (LAPTOP, 4, 0.0, 1.0, 2),
+        (LAPTOP, 5, 0.0, 0.6666, 3),
+        (LAPTOP, 31, 0.0, 1.0, 2),
         (TWO_NODES, 3, 0.0, 0.5, 4),
         (ONE_GPU, 3, 1.0, 1.0, 1),
         (GPU_NODES, 4, 0.0, 1.0, 32),
@@ -63,13 +64,28 @@ def test_workers_fit_on_single_nodes_and_single_gpus(capacity: Capacity, cpus: f
 def test_members_share_cores_so_that_none_waits(
     capacity: Capacity, num_tasks: int, gpus: float, share: float, at_once: int
 ) -> None:
-    assert capacity.even_share(num_tasks, gpus) == pytest.approx(share)
-    assert capacity.workers(capacity.even_share(num_tasks, gpus), gpus) == at_once
+    assert capacity.best_share([1.0] * num_tasks, gpus) == pytest.approx(share)
+    assert capacity.workers(capacity.best_share([1.0] * num_tasks, gpus), gpus) == at_once
+
+
+@pytest.mark.parametrize(
+    ("costs", "share"),
+    [
+        ([107, 48, 20], 1.0),
+        ([50, 30, 20], 1.0),
+        ([50, 45, 40], 0.6666),
+        ([3, 1, 1, 1], 1.0),
+        ([1, 1, 1, 1, 1], 0.6666),
+    ],
+)
+def test_a_long_member_keeps_a_core_of_its_own(costs: list[float], share: float) -> None:
+    assert LAPTOP.best_share(costs) == pytest.approx(share)
+    assert slots_for(WorkerConfig(), len(costs), LAPTOP, costs=costs).cpus == pytest.approx(share)
 
 
 class TestSlots:
     def test_are_as_many_as_the_cluster_holds_and_the_user_allows(self) -> None:
-        assert slots_for(WorkerConfig(), 5, LAPTOP).count == 4
+        assert slots_for(WorkerConfig(), 5, LAPTOP).count == 3
         assert slots_for(WorkerConfig(cpus=1), 5, LAPTOP).count == 2
         assert slots_for(WorkerConfig(max_concurrent=1), 5, LAPTOP).count == 1
         assert slots_for(WorkerConfig(), 3, GPU_NODES).count == 3
