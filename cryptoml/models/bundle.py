@@ -3,6 +3,7 @@
 bundle.json             format version and the sha256 of every other file
 config.json             everything that is not an array
 scaler.safetensors      arrays of the feature scaler
+adapter.safetensors     arrays of the adapter to new regimes, where there is one
 members/0.safetensors   weights of the first member, and so on
 """
 
@@ -15,6 +16,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ FORMAT_VERSION = 1
 _MANIFEST = "bundle.json"
 _CONFIG = "config.json"
 _SCALER = "scaler.safetensors"
+_ADAPTER = "adapter.safetensors"
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class Bundle:
         data_fingerprint: sha256 of the data it was trained on.
         library_versions: version by library name.
         created_at: ISO 8601, UTC.
+        adapter: arrays by which forecasts are adapted to new regimes, by name; empty without.
+        adaptation_config: settings of that.
         known_until: ISO 8601 open of the last bar that training or calibration read, labels included; empty if not recorded.
     """
 
@@ -76,6 +81,8 @@ class Bundle:
     library_versions: Mapping[str, str]
     created_at: str
     known_until: str = ""
+    adapter: Mapping[str, np.ndarray] = dataclass_field(default_factory=dict)
+    adaptation_config: Mapping[str, Any] = dataclass_field(default_factory=dict)
 
 
 class _StoredConfig(BaseModel):
@@ -101,6 +108,7 @@ class _StoredConfig(BaseModel):
     library_versions: dict[str, str]
     created_at: str
     known_until: str = ""
+    adaptation_config: dict[str, Any] = {}
 
 
 _PLAIN_FIELDS = tuple(name for name in _StoredConfig.model_fields if name in Bundle.__dataclass_fields__)
@@ -120,11 +128,14 @@ def save_bundle(path: str | Path, bundle: Bundle) -> None:
         raise BundleError(f"{destination} exists and is no bundle: it has no {_MANIFEST}")
     with _published(destination) as folder:
         _write(folder / _CONFIG, _to_json(_stored(bundle)))
-        _write(folder / _SCALER, safetensors.numpy.save({name: np.ascontiguousarray(a) for name, a in bundle.scaler.items()}))
+        for name, arrays in ((_SCALER, bundle.scaler), (_ADAPTER, bundle.adapter)):
+            if arrays or name == _SCALER:
+                _write(folder / name, safetensors.numpy.save({key: np.ascontiguousarray(a) for key, a in arrays.items()}))
         for index, member in enumerate(bundle.ensemble.members):
             weights = {name: tensor.detach().cpu().contiguous() for name, tensor in member.state_dict().items()}
             _write(folder / _member_file(index), safetensors.torch.save(weights))
-        files = {name: _sha256((folder / name).read_bytes()) for name in _files(len(bundle.ensemble.members))}
+        listed = _files(len(bundle.ensemble.members), has_adapter=bool(bundle.adapter))
+        files = {name: _sha256((folder / name).read_bytes()) for name in listed}
         _write(folder / _MANIFEST, _to_json({"format": FORMAT_VERSION, "files": files}))
 
 
@@ -136,7 +147,7 @@ def load_bundle(path: str | Path) -> Bundle:
     """
     contents = _verified(Path(path))
     config = _parse_config(contents[_CONFIG])
-    expected = _files(len(config.members))
+    expected = _files(len(config.members), has_adapter=_ADAPTER in contents)
     if sorted(contents) != sorted(expected):
         raise BundleError(f"{_MANIFEST}: files must be {sorted(expected)}, was {sorted(contents)}")
     _check_sizes(config.members[0], len(config.symbols), len(config.feature_names), len(config.feature_lookbacks))
@@ -149,7 +160,8 @@ def load_bundle(path: str | Path) -> Bundle:
     except ValueError as error:
         raise BundleError(f"{_CONFIG}: {error}") from None
     plain = {name: getattr(config, name) for name in _PLAIN_FIELDS}
-    return Bundle(ensemble=ensemble, scaler=_load_arrays(contents[_SCALER]), **plain)
+    adapter = _load_arrays(_ADAPTER, contents[_ADAPTER]) if _ADAPTER in contents else {}
+    return Bundle(ensemble=ensemble, scaler=_load_arrays(_SCALER, contents[_SCALER]), adapter=adapter, **plain)
 
 
 def _stored(bundle: Bundle) -> dict[str, Any]:
@@ -211,11 +223,11 @@ def _load_member(name: str, content: bytes, config: ForecasterConfig) -> Forecas
     return member.eval()
 
 
-def _load_arrays(content: bytes) -> dict[str, np.ndarray]:
+def _load_arrays(name: str, content: bytes) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load(content)
     except SafetensorError as error:
-        raise BundleError(f"{_SCALER}: not a safetensors file: {error}") from None
+        raise BundleError(f"{name}: not a safetensors file: {error}") from None
 
 
 def _check_sizes(config: ForecasterConfig, symbols: int, names: int, lookbacks: int) -> None:
@@ -291,8 +303,9 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _files(num_members: int) -> list[str]:
-    return [_CONFIG, _SCALER, *(_member_file(index) for index in range(num_members))]
+def _files(num_members: int, *, has_adapter: bool) -> list[str]:
+    adapter = [_ADAPTER] if has_adapter else []
+    return [_CONFIG, _SCALER, *adapter, *(_member_file(index) for index in range(num_members))]
 
 
 def _member_file(index: int) -> str:

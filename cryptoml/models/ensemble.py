@@ -1,12 +1,13 @@
 """Several forecasters as one: convex combination, calibration, and the way back from normalised to real units."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Integer
+from torch import Tensor
 
 from cryptoml.models.calibration import conformal_shifts, fit_temperature, prudent_weights, tempered
 from cryptoml.models.diversity import error_correlation
@@ -14,6 +15,7 @@ from cryptoml.models.forecaster import Forecast, Forecaster, ForecasterConfig
 
 __all__ = ["Calibration", "Ensemble", "Predictions", "fit_ensemble", "predict_member"]
 
+_DENSE_BLOCKS = 8  # origins of a block of the dense pass, as a multiple of the context
 _WINDOW_NUMBERS = 4_000_000  # numbers in one chunk of unfolded windows; bounds memory to a few hundred MB
 
 
@@ -122,6 +124,18 @@ class Ensemble:
         ]
         return self.combine(normalised, sigma)
 
+    def rehearse(self, features: Float32[np.ndarray, "asset time feature"], context: int) -> Predictions:
+        """Forecast as `predict` does, but in normalised units and by the dense pass: many times as fast over long stretches.
+
+        A forecast reads at least `context` bars of history, and up to as many more as its block holds; where the past has
+        no limit in a member's encoder, that makes small differences.
+        """
+        normalised = [
+            _dense_member(member, features, context) if weight > 0 else None
+            for member, weight in zip(self.members, self.weights, strict=True)
+        ]
+        return self._calibrated(normalised)
+
     def combine(self, normalised: Sequence["Predictions | None"], sigma: Float[np.ndarray, "asset time"]) -> Predictions:
         """Average, calibrate and denormalise what `predict_member` gave for each member.
 
@@ -129,9 +143,11 @@ class Ensemble:
             normalised: one per member; may be None where the member's weight is 0.
             sigma: volatility per bar on the same bars.
         """
+        return _denormalise(self._calibrated(normalised), np.asarray(sigma), self.config)
+
+    def _calibrated(self, normalised: Sequence["Predictions | None"]) -> Predictions:
         parts = [(part, weight) for part, weight in zip(normalised, self.weights, strict=True) if weight > 0 and part is not None]
-        combined = _combine([part for part, _ in parts], [weight for _, weight in parts])
-        return _denormalise(_calibrate(combined, self.calibration), np.asarray(sigma), self.config)
+        return _calibrate(_combine([part for part, _ in parts], [weight for _, weight in parts]), self.calibration)
 
 
 def fit_ensemble(
@@ -186,15 +202,33 @@ def predict_member(
     Raises:
         ValueError: shapes that do not fit the member.
     """
-    predictions = _empty(member.config, features)
     size = chunk_origins or _chunk_origins(member.config, context)
+    return _in_blocks(member, features, context, size, lambda window, mask: member.windowed(window, context, mask))
+
+
+def _dense_member(member: Forecaster, features: Float32[np.ndarray, "asset time feature"], context: int) -> Predictions:
+    def forecast(window: Tensor, mask: Tensor) -> Forecast:
+        dense = member.dense(window[None], mask[None])
+        return Forecast(*(part[0, :, context - 1 :] for part in dense))
+
+    return _in_blocks(member, features, context, _DENSE_BLOCKS * context, forecast)
+
+
+def _in_blocks(
+    member: Forecaster,
+    features: Float32[np.ndarray, "asset time feature"],
+    context: int,
+    size: int,
+    forecast: Callable[[Tensor, Tensor], Forecast],
+) -> Predictions:
+    """Forecast `size` origins at a time, each block from the `context - 1` bars before it on."""
+    predictions = _empty(member.config, features)
     device = next(member.parameters()).device
     with _evaluating(member), torch.inference_mode():
         for start in range(context - 1, features.shape[1], size):
             stop = min(start + size, features.shape[1])
             window = torch.tensor(features[:, start - context + 1 : stop], dtype=torch.float32, device=device)
-            forecast = member.windowed(window, context, ~torch.isnan(window))
-            _store(predictions, forecast, slice(start, stop))
+            _store(predictions, forecast(window, ~torch.isnan(window)), slice(start, stop))
     columns = member.config.columns
     absent = np.isnan(features if columns is None else features[..., list(columns)]).all(axis=-1)
     for part in fields(predictions):

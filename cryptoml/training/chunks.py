@@ -5,7 +5,7 @@ copied; the feature array stays where it is (process memory, a memory map, or a 
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple, Self
 
@@ -19,7 +19,7 @@ from cryptoml.data.windows import ChunkSpan
 from cryptoml.errors import DataError
 from cryptoml.features.targets import TargetConfig, Targets
 
-__all__ = ["Batch", "ChunkLoader", "shifted_spans"]
+__all__ = ["Batch", "ChunkLoader", "normalised_labels", "shifted_spans"]
 
 
 class Batch(NamedTuple):
@@ -213,15 +213,26 @@ class ChunkLoader:
 
     def _targets(self, spans: Sequence[ChunkSpan]) -> dict[str, Tensor]:
         cut = {name: self._cut(values, spans, float("nan")) for name, values in self.labels.items() if values.is_floating_point()}
-        sigma = cut["sigma"].masked_fill(cut["sigma"] <= 0, float("nan"))
-        root_bars = torch.tensor(self.target_config.horizons, dtype=sigma.dtype, device=sigma.device).sqrt()
-        return {
-            "direction": self._cut(self.labels["direction"], spans, -1).long(),
-            "volatility": cut["volatility"] / (sigma * self.target_config.primary_horizon**0.5),
-            "regime": self._cut(self.labels["regime"], spans, -1).long(),
-            "position_size": cut["position_size"],
-            "returns": cut["log_return"] / (sigma.unsqueeze(-1) * root_bars),
-        }
+        classes = {name: self._cut(self.labels[name], spans, -1) for name in ("direction", "regime")}
+        return normalised_labels(cut | classes, self.target_config)
+
+
+def normalised_labels(targets: Mapping[str, Shaped[Tensor, "..."]], config: TargetConfig) -> dict[str, Tensor]:
+    """Return labels as `Batch.targets` holds them: returns and volatility in units of the origin's sigma.
+
+    Args:
+        targets: The fields of `Targets`, any leading axes.
+        config: What they were made with.
+    """
+    sigma = targets["sigma"].masked_fill(targets["sigma"] <= 0, float("nan"))
+    root_bars = torch.tensor(config.horizons, dtype=sigma.dtype, device=sigma.device).sqrt()
+    return {
+        "direction": targets["direction"].long(),
+        "volatility": targets["volatility"] / (sigma * config.primary_horizon**0.5),
+        "regime": targets["regime"].long(),
+        "position_size": targets["position_size"],
+        "returns": targets["log_return"] / (sigma.unsqueeze(-1) * root_bars),
+    }
 
 
 def _idle(batch: Batch) -> Batch:

@@ -124,14 +124,20 @@ class MetaLearningMAML(nn.Module):
         adapted, self.last_adaptation = self.adapt_and_report(support_x, support_y, loss_fn)
         return adapted
 
-    def adapt_and_report(self, support_x: Examples, support_y: Any, loss_fn: LossFunction) -> tuple[nn.Module, Adaptation]:
-        """Adapt as `adapt` does and return the outcome too, without writing to this module: safe to call concurrently."""
+    def adapt_and_report(
+        self, support_x: Examples, support_y: Any, loss_fn: LossFunction, *, every_part: bool = False
+    ) -> tuple[nn.Module, Adaptation]:
+        """Adapt as `adapt` does and return the outcome too, without writing to this module: safe to call concurrently.
+
+        With `every_part` each fifth of the support is held back in turn, not the latest alone, and their losses are summed.
+        """
         shots = count_of((support_x, support_y), "support_x and support_y")
-        kept = shots - -(-shots // HELD_BACK) if shots > 1 else 1
-        seen, held = slice(0, kept), slice(kept if shots > 1 else 0, shots)
+        losses = []
         with self._kernels(), torch.enable_grad():
-            trial = self._descended(take(support_x, seen), take(support_y, seen), loss_fn)
-            outcome = self._judge(trial, take(support_x, held), take(support_y, held), loss_fn)
+            for seen, held in _held_back(shots, every_part):
+                trial = self._descended(take(support_x, seen), take(support_y, seen), loss_fn)
+                losses.append(self._losses(trial, take(support_x, held), take(support_y, held), loss_fn))
+            outcome = _verdict(*(sum(values) for values in zip(*losses, strict=True)))
             adapted = self._descended(support_x, support_y, loss_fn) if outcome.accepted else copy.deepcopy(self.base_model)
         if not all(values.isfinite().all() for values in trained_parameters(adapted).values()):
             adapted = copy.deepcopy(self.base_model)
@@ -261,17 +267,12 @@ class MetaLearningMAML(nn.Module):
         return dict(zip(self.names, log_rates.exp().unbind(), strict=True))
 
     @torch.no_grad()
-    def _judge(self, trial: nn.Module, x: Examples, y: Any, loss_fn: LossFunction) -> Adaptation:
-        """Compare the trial with the base on held-back examples, both as they would be used."""
-        models = (copy.deepcopy(self.base_model).eval(), trial.eval())
-        before, after = (loss_fn(call_with(model, {}, x), y).item() for model in models)
-        if not math.isfinite(after):
-            return Adaptation(False, before, after, "loss on held-back support is not finite after adaptation: base kept")
-        if after > before:
-            return Adaptation(
-                False, before, after, f"loss on held-back support rises from {before:.6g} to {after:.6g}: base kept"
-            )
-        return Adaptation(True, before, after, f"loss on held-back support falls from {before:.6g} to {after:.6g}")
+    def _losses(self, trial: nn.Module, x: Examples, y: Any, loss_fn: LossFunction) -> tuple[float, float]:
+        """Losses of the base and of the trial on held-back examples, both as they would be used."""
+        before, after = (
+            loss_fn(call_with(model, {}, x), y).item() for model in (copy.deepcopy(self.base_model).eval(), trial.eval())
+        )
+        return before, after
 
     @torch.no_grad()
     def _follow_statistics(self, support_x: Examples) -> None:
@@ -284,6 +285,25 @@ class MetaLearningMAML(nn.Module):
         """Choose recurrent kernels that have a gradient outside training mode too."""
         with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled and not self.recurrent):
             yield
+
+
+def _held_back(shots: int, every_part: bool) -> list[tuple[Tensor, Tensor]]:
+    """Return which examples to learn from and which to hold back, once or in turn; a single one judges itself."""
+    order = torch.arange(shots)
+    if shots == 1:
+        return [(order, order)]
+    size = -(-shots // HELD_BACK)
+    stops = range(shots, 0, -size) if every_part else [shots]
+    parts = [(order >= max(stop - size, 0)) & (order < stop) for stop in stops]
+    return [(order[~held], order[held]) for held in parts]
+
+
+def _verdict(before: float, after: float) -> Adaptation:
+    if not math.isfinite(after):
+        return Adaptation(False, before, after, "loss on held-back support is not finite after adaptation: base kept")
+    if after > before:
+        return Adaptation(False, before, after, f"loss on held-back support rises from {before:.6g} to {after:.6g}: base kept")
+    return Adaptation(True, before, after, f"loss on held-back support falls from {before:.6g} to {after:.6g}")
 
 
 def _last_only(steps: int) -> tuple[float, ...]:

@@ -1,0 +1,132 @@
+"""Built-in markets with one regime left out, markets in which it comes, and models that were trained on the former."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cryptoml.data.panel import Panel
+from cryptoml.data.splits import Fold, walk_forward
+from cryptoml.data.synthetic.candles import draw_candles
+from cryptoml.data.synthetic.config import MarketConfig
+from cryptoml.data.synthetic.dynamics import REGIMES, make_dynamics, simulate
+from cryptoml.features.engineer import AdvancedFeatureEngineer, build_features
+from cryptoml.features.scaling import FeatureScaler, ScalingConfig
+from cryptoml.features.selection import CORE_FEATURES
+from cryptoml.features.targets import TargetConfig, make_targets
+from cryptoml.models.ensemble import Ensemble
+from cryptoml.training.adaptation import AdaptationConfig, AdapterArrays
+from cryptoml.training.config import TrainingConfig
+from cryptoml.training.fold import calibrated, forecast_member, scale_fold
+from cryptoml.training.member import FoldData, MemberConfig, fit_member
+from cryptoml.training.rehearsal import learn_adapter
+
+__all__ = ["LOOKBACK", "Trained", "Unseen", "draw_market", "held_out_market", "train", "unseen_regimes"]
+
+NUM_ASSETS, LOOKBACK = 6, 32
+BRIEF, USUAL, LONG = 1.0, 150.0, 200.0
+TARGETS = TargetConfig()
+MEMBERS = (
+    MemberConfig(name="tft", hidden_size=16, num_heads=2, variable_size=4),
+    MemberConfig(name="tcn", architecture="tcn", hidden_size=32, num_heads=2, seed=1),
+)
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """A regime and the market in which it comes.
+
+    Attributes:
+        name: For the table.
+        left_out: Index of the regime that the training market lacks, and whose place it takes here.
+        market: Settings of the market in which it comes.
+    """
+
+    name: str
+    left_out: int
+    market: MarketConfig
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A model that never saw one regime.
+
+    Attributes:
+        data: Scaled features and labels of its past.
+        regimes: True regime at each bar of its past.
+    """
+
+    ensemble: Ensemble
+    engineer: AdvancedFeatureEngineer
+    scaler: FeatureScaler
+    arrays: AdapterArrays
+    data: FoldData
+    regimes: np.ndarray
+
+    def scaled(self, panel: Panel) -> np.ndarray:
+        """Return the scaled features of a panel."""
+        return self.scaler.transform(build_features(panel, self.engineer).values)
+
+
+def unseen_regimes(num_bars: int) -> list[Unseen]:
+    """Return each regime of the built-in market, left out, and four that are none of it, in place of HIGH_VOL."""
+    known = [Unseen(name, index, _market(num_bars, index, LONG)) for index, name in enumerate(REGIMES)]
+    loud = REGIMES.index("HIGH_VOL")
+    base = _market(num_bars, loud, LONG)
+    strange = {
+        "CRASH": {"regime_drift": (0.04, -0.04, 0.0, -0.15), "regime_volatility": (1.0, 1.1, 0.7, 3.0)},
+        "MANIA": {"regime_drift": (0.04, -0.04, 0.0, 0.15), "regime_volatility": (1.0, 1.1, 0.7, 1.5)},
+        "CALM": {"regime_volatility": (1.0, 1.1, 0.7, 0.35)},
+    }
+    novel = [Unseen(name, loud, base.model_copy(update=changes)) for name, changes in strange.items()]
+    faded = base.model_copy(update={"flow_strength": 0.0, "lead_lag_strength": 0.0, "regime_volatility": (1.0, 1.1, 0.7, 1.0)})
+    return [*known, *novel, Unseen("FADED", loud, faded)]
+
+
+def held_out_market(left_out: int, num_bars: int) -> MarketConfig:
+    """Return a market in which a regime never lasts more than one bar."""
+    return _market(num_bars, left_out, BRIEF)
+
+
+def _market(num_bars: int, index: int, duration: float) -> MarketConfig:
+    durations = [USUAL] * len(REGIMES)
+    durations[index] = duration
+    a, b, c, d = durations
+    return MarketConfig(num_assets=NUM_ASSETS, num_bars=num_bars, with_tables=False, regime_duration_bars=(a, b, c, d))
+
+
+def draw_market(config: MarketConfig, seed: int) -> tuple[Panel, np.ndarray]:
+    """Return candles and true regimes; markets of all seeds have the same leaders and followers."""
+    rng = np.random.default_rng((seed, 1))
+    dynamics = make_dynamics(config, np.random.default_rng(0))
+    path = simulate(dynamics, rng)
+    stamps = pd.date_range(pd.Timestamp(config.start).as_unit("us"), periods=config.num_bars, freq="1h", name="timestamp")
+    symbols = tuple(f"C{number}USDT" for number in range(config.num_assets))
+    return Panel(symbols, config.timeframe, stamps, draw_candles(config, path, rng)), path.regimes
+
+
+def train(config: MarketConfig, seed: int, epochs: int, adaptation: AdaptationConfig) -> Trained:
+    """Train, calibrate and rehearse on one market, all of it."""
+    torch.manual_seed(seed)
+    panel, regimes = draw_market(config, seed)
+    engineer = AdvancedFeatureEngineer({"include": CORE_FEATURES})
+    features, targets = build_features(panel, engineer), make_targets(panel, TARGETS)
+    scaled = scale_fold(features, targets, _fold(panel, targets.label_bars), TARGETS, ScalingConfig())
+    training = TrainingConfig(max_epochs=epochs, patience=6, lr_patience=1, chunk_bars=128, seed=seed)
+    fitted = [fit_member(scaled.data, one.task(scaled.data, training, LOOKBACK, seed), progress=False) for one in MEMBERS]
+    members = [one.build() for one in fitted]
+    ensemble = calibrated(members, [forecast_member(one, scaled.data, LOOKBACK) for one in members], scaled.data)
+    arrays = learn_adapter(ensemble, panel, engineer, scaled.scaler, TARGETS, LOOKBACK, adaptation)
+    return Trained(ensemble, engineer, scaled.scaler, arrays, scaled.data, regimes)
+
+
+def _fold(panel: Panel, label_bars: int) -> Fold:
+    """Leave the last fifth for validation, and a test of the least length."""
+    return walk_forward(
+        panel.num_bars,
+        test_start=panel.num_bars - label_bars - 1,
+        label_bars=label_bars,
+        embargo_bars=0,
+        validation_bars=panel.num_bars // 5,
+    )[0]

@@ -1,0 +1,123 @@
+"""Adapt an ensemble's forecasts to the newest bars of a regime, by MAML over the knobs of a `ForecastAdapter`.
+
+Only labels that are known by the newest bar teach. Those of the shortest horizons are, and they alone are used: returns,
+in units of the volatility known at their origin. Labels overlap, so one that spans h bars counts 1/h.
+
+Shape legend: shot = forecast origins in time order, asset.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from cryptoml.data.invented import InventionConfig
+from cryptoml.errors import BundleError
+from cryptoml.features.targets import TargetConfig
+from cryptoml.models.adapter import ForecastAdapter
+from cryptoml.models.forecaster import Forecast
+from cryptoml.training.losses import TASKS, multi_task_errors
+from cryptoml.training.maml import Adaptation, MetaLearningMAML
+
+__all__ = ["AdaptationConfig", "AdapterArrays", "adapt", "adaptation_loss", "build_learner", "support_weights"]
+
+AdapterArrays: TypeAlias = Mapping[str, np.ndarray]
+"""What a bundle keeps of a learner: effects of the knobs, and their learned step sizes."""
+
+Weighted: TypeAlias = tuple[dict[str, Tensor], dict[str, Tensor]]
+"""Labels, and how much each one counts."""
+
+
+class AdaptationConfig(BaseModel):
+    """How forecasts are adapted to a new regime, and how that is rehearsed beforehand."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    support_bars: int = Field(50, ge=5, description="Newest bars that an adaptation learns from where it is not told")
+    inner_lr: float = Field(0.01, gt=0, description="Step size of adaptation, from which the learned ones start")
+    num_inner_steps: int = Field(5, ge=1, description="Gradient steps of an adaptation")
+    prior_labels: float = Field(50.0, ge=0, description="Independent labels that the unadapted forecast counts for")
+    rehearsals: int = Field(150, ge=0, description="Steps of meta-training; 0 leaves effects and step sizes as they start")
+    tasks: int = Field(24, ge=1, description="Tasks per step of meta-training")
+    learning_rate: float = Field(0.05, gt=0, description="Step size of meta-training at its start")
+    bars: int = Field(3000, ge=500, description="Newest bars of the past of which markets with invented regimes are made")
+    markets: int = Field(2, ge=1, description="Markets with invented regimes")
+    invention: InventionConfig = InventionConfig()
+    seed: int = Field(0, ge=0, description="Seed of meta-training")
+
+
+def build_learner(
+    targets: TargetConfig, config: AdaptationConfig, arrays: AdapterArrays | None = None, *, rate_scale: float = 1.0
+) -> MetaLearningMAML:
+    """Return the learner whose inner loop turns the knobs; their effects learn in the outer loop alone.
+
+    Args:
+        targets: Horizons and quantiles of the forecasts.
+        config: Steps and their first size.
+        arrays: What was learned before, from `learner.state_dict()`.
+        rate_scale: Factor on the learned step sizes.
+
+    Raises:
+        BundleError: An array is missing or has another shape.
+    """
+    adapter = ForecastAdapter(targets.horizons, targets.quantiles)
+    adapter.effects.requires_grad_(False)
+    learner = MetaLearningMAML(adapter, config.inner_lr, config.num_inner_steps, learned_rates=True)
+    if arrays:
+        try:
+            learner.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in arrays.items()})
+        except RuntimeError as error:
+            raise BundleError(f"adapter: {' '.join(str(error).split())}") from None
+    assert learner.log_rates is not None
+    with torch.no_grad():
+        learner.log_rates.add_(float(np.log(rate_scale)))
+    return learner
+
+
+def adaptation_loss(quantiles: Sequence[float]) -> Callable[[Any, Weighted], Tensor]:
+    """Return the loss of a forecast on weighted labels: the sum over tasks of weight times error."""
+
+    def loss(forecast: Any, y: Weighted) -> Tensor:
+        labels, weights = y
+        errors = multi_task_errors(forecast, labels, {task: weight > 0 for task, weight in weights.items()}, quantiles)
+        return torch.stack([(errors[task] * weights[task]).sum() for task in TASKS]).sum()
+
+    return loss
+
+
+def support_weights(
+    known: Bool[Tensor, "*lead asset horizon"], horizons: Sequence[int], prior_labels: float
+) -> dict[str, Float[Tensor, "..."]]:
+    """Weigh the labels of a support set, whose shots and assets are the last axes before the horizon.
+
+    Returns count by how little they overlap, and all together at most 1: their number over itself plus `prior_labels`.
+
+    Args:
+        known: Which returns are known, and forecast.
+        horizons: Of the last axis.
+        prior_labels: Independent labels that the unadapted forecast counts for.
+    """
+    unique = known / torch.tensor(horizons, dtype=torch.float32)
+    returns = unique / (unique.sum(dim=(-3, -2, -1), keepdim=True) + prior_labels)
+    return {task: returns if task == "returns" else torch.zeros_like(returns[..., 0]) for task in TASKS}
+
+
+def adapt(learner: MetaLearningMAML, x: Forecast, y: Weighted, quantiles: Sequence[float]) -> tuple[ForecastAdapter, Adaptation]:
+    """Turn the knobs for a support set, unless that does worse on held-back parts of it; safe to call concurrently.
+
+    Every fifth of the support is held back in turn. The losses of the outcome are means over independent labels.
+
+    Args:
+        learner: From `build_learner`.
+        x: Normalised forecasts `[shot, asset, ...]` without NaN.
+        y: Their labels `[shot, asset, ...]` and `support_weights`.
+        quantiles: Levels of the forecasts.
+    """
+    adapter, outcome = learner.adapt_and_report(x, y, adaptation_loss(quantiles), every_part=True)
+    assert isinstance(adapter, ForecastAdapter)
+    total = y[1]["returns"].sum().item() or 1.0
+    return adapter, outcome._replace(loss_before=outcome.loss_before / total, loss_after=outcome.loss_after / total)

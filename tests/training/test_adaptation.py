@@ -1,0 +1,119 @@
+"""Adaptation follows what the newest bars show, counts evidence, and keeps the base where that does not hold."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from cryptoml.errors import BundleError
+from cryptoml.features.targets import TargetConfig
+from cryptoml.models.adapter import Knobs
+from cryptoml.models.forecaster import Forecast
+from cryptoml.training.adaptation import AdaptationConfig, adapt, build_learner, support_weights
+from cryptoml.training.maml import Adaptation
+
+TARGETS = TargetConfig(horizons=(1, 4), primary_horizon=4)
+CONFIG = AdaptationConfig()
+
+
+def support(returns: Tensor, signal: Tensor | None = None) -> tuple[Forecast, tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    """A base that forecasts a standard normal around `signal`, and normalised returns of one bar `[shot, asset]`."""
+    shots, assets = returns.shape
+    median = torch.zeros(shots, assets) if signal is None else signal
+    quantiles = (median[..., None, None] + torch.tensor([-1.2816, 0.0, 1.2816])).expand(shots, assets, 2, 3)
+    zeros = torch.zeros(shots, assets)
+    x = Forecast(
+        torch.zeros(shots, assets, 3), torch.ones(shots, assets, 1), torch.zeros(shots, assets, 4), zeros[..., None], quantiles
+    )
+    labels = {
+        "direction": torch.full((shots, assets), -1),
+        "regime": torch.full((shots, assets), -1),
+        "volatility": zeros * float("nan"),
+        "position_size": zeros * float("nan"),
+        "returns": torch.stack([returns, torch.full_like(returns, float("nan"))], dim=-1),
+    }
+    return x, (labels, support_weights(~labels["returns"].isnan(), TARGETS.horizons, CONFIG.prior_labels))
+
+
+def adapted(returns: Tensor, signal: Tensor | None = None) -> tuple[Knobs, Adaptation]:
+    x, y = support(returns, signal)
+    adapter, outcome = adapt(build_learner(TARGETS, CONFIG), x, y, TARGETS.quantiles)
+    return adapter.adapted, outcome
+
+
+def noise(shots: int = 50, assets: int = 6, seed: int = 0) -> Tensor:
+    return torch.randn(shots, assets, generator=torch.Generator().manual_seed(seed))
+
+
+def test_wider_returns_raise_volatility() -> None:
+    knobs, outcome = adapted(2.0 * noise())
+    assert outcome.accepted
+    assert outcome.loss_after < outcome.loss_before
+    assert knobs.volatility > 0.1
+    assert adapted(0.4 * noise())[0].volatility < -0.1
+
+
+def test_drift_moves_drift() -> None:
+    assert adapted(noise() + 0.8)[0].drift > 0.02
+    assert adapted(noise() - 0.8)[0].drift < -0.02
+
+
+def test_signal_that_no_longer_holds_is_weakened() -> None:
+    signal = noise(seed=1)
+    held, faded = adapted(signal + 0.5 * noise(), signal)[0], adapted(noise(), signal)[0]
+    assert faded.strength < held.strength
+    assert faded.strength < -0.05
+
+
+def test_more_evidence_moves_farther() -> None:
+    few, many = (adapted(2.0 * noise(shots))[0].volatility for shots in (5, 50))
+    assert 0 < few < many
+    alone = adapted(2.0 * noise(assets=1))[0].volatility
+    assert 0 < alone < many
+
+
+def test_what_does_not_hold_on_held_back_bars_is_refused() -> None:
+    swinging = torch.where(torch.arange(50)[:, None] // 10 % 2 == 0, 1.0, -1.0) + 0.1 * noise()
+    knobs, outcome = adapted(swinging.roll(5, 0) * 1.0)
+    if not outcome.accepted:
+        assert knobs == Knobs(0.0, 0.0, 0.0)
+    x, (labels, weights) = support(noise())
+    labels["returns"][0] = float("inf")
+    adapter, outcome = adapt(build_learner(TARGETS, CONFIG), x, (labels, weights), TARGETS.quantiles)
+    assert not outcome.accepted
+    assert adapter.adapted == Knobs(0.0, 0.0, 0.0)
+
+
+def test_nothing_known_changes_nothing() -> None:
+    knobs, outcome = adapted(torch.full((10, 2), float("nan")))
+    assert knobs == Knobs(0.0, 0.0, 0.0)
+    assert outcome.loss_after == outcome.loss_before == 0
+
+
+def test_labels_count_by_how_little_they_overlap() -> None:
+    known = torch.ones(10, 3, 2, dtype=torch.bool)
+    weights = support_weights(known, (1, 4), 50.0)["returns"]
+    assert weights.sum().item() == pytest.approx(37.5 / 87.5)
+    assert (weights[..., 0] / weights[..., 1]).unique().tolist() == [4.0]
+    known[:, 0] = False
+    assert support_weights(known, (1, 4), 50.0)["returns"][:, 0].sum() == 0
+
+
+def test_rates_scale() -> None:
+    x, y = support(2.0 * noise())
+    slow, fast = (
+        adapt(build_learner(TARGETS, CONFIG, rate_scale=scale), x, y, TARGETS.quantiles)[0].adapted.volatility
+        for scale in (0.1, 1.0)
+    )
+    assert 0 < slow < 0.5 * fast
+
+
+def test_arrays_come_back_and_damaged_ones_are_named() -> None:
+    learner = build_learner(TARGETS, CONFIG)
+    arrays = {name: value.detach().numpy() * 1.5 for name, value in learner.state_dict().items()}
+    again = build_learner(TARGETS, CONFIG, arrays).state_dict()
+    assert all(np.allclose(again[name], arrays[name]) for name in arrays)
+    with pytest.raises(BundleError, match="log_rates"):
+        build_learner(TARGETS, CONFIG, {name: value for name, value in arrays.items() if name != "log_rates"})
+    with pytest.raises(BundleError, match="drift_on_returns"):
+        build_learner(TARGETS, CONFIG, arrays | {"base_model.effects.drift_on_returns": np.ones(3, np.float32)})
