@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -36,7 +38,11 @@ def job(*arguments: str, engine: str = "local") -> int:
 
 
 def stored(folder: Path) -> list[FrozenTrial]:
-    storage = f"sqlite:///{folder}/out/sweep/study.db"
+    place = folder / "out" / "sweep" / "study.db"
+    with closing(sqlite3.connect(place)) as database:  # to open a storage is to make its tables, which the job may be doing
+        if not database.execute("select count(*) from sqlite_master where name = 'alembic_version'").fetchone()[0]:
+            return []
+    storage = f"sqlite:///{place}"
     (name,) = optuna.get_all_study_names(storage)
     return optuna.load_study(study_name=name, storage=storage).trials
 
