@@ -35,7 +35,8 @@ def require_dashboard() -> None:
         ConfigError: The cluster has no dashboard.
     """
     try:
-        list_nodes(limit=1, timeout=STATE_SECONDS)
+        address = ray.get_runtime_context().gcs_address  # this cluster's, where several run on one machine
+        list_nodes(address=address, limit=1, timeout=STATE_SECONDS)
     except Exception as error:
         raise ConfigError(
             f"num_workers above 1 for a trial needs a cluster with its dashboard, which does not answer: {error}"
