@@ -1,6 +1,6 @@
 """Candles as a caller hands them over, made fit for a forecast or refused with the reason."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,12 +24,14 @@ class Requirements:
         timeframe: Length of a bar.
         history_bars: Bars that features, volatility and the model's context reach back.
         max_age_bars: Whole bars that may have closed since the last one given, and it still counts as fresh.
+        more_bars: Bars before that history to keep where they are given.
     """
 
     symbols: tuple[str, ...]
     timeframe: str
     history_bars: int
     max_age_bars: int
+    more_bars: int = 0
 
     @property
     def step(self) -> pd.Timedelta:
@@ -57,6 +59,22 @@ class Intake:
     last_open: Mapping[str, pd.Timestamp]
     refused: Mapping[str, tuple[Refusal, str]]
 
+    def chosen(self, symbols: Sequence[str] | None) -> tuple[str, ...]:
+        """Return the usable ones of `symbols`, of all where None.
+
+        Raises:
+            DataError: A symbol was not given, or none of them can be used.
+        """
+        wanted = self.order if symbols is None else tuple(_spelled(symbol) for symbol in symbols)
+        absent = [symbol for symbol in wanted if symbol not in self.order]
+        if absent:
+            raise DataError(f"symbols must be among the candles given, {list(self.order)}, was {absent[0]}")
+        usable = tuple(symbol for symbol in wanted if symbol in self.usable)
+        if not usable:
+            reasons = "; ".join(f"{symbol}: {self.refused[symbol][1]}" for symbol in wanted)
+            raise DataError(f"symbols must hold one whose candles can be used; {reasons or 'none was named'}")
+        return usable
+
 
 def admit(frames: Mapping[str, pd.DataFrame], needs: Requirements, now: pd.Timestamp | None) -> Intake:
     """Check each symbol's candles; bars that are not closed at `now` (newest close where None) are left out.
@@ -81,7 +99,8 @@ def admit(frames: Mapping[str, pd.DataFrame], needs: Requirements, now: pd.Times
             last_open[symbol] = closed["timestamp"].iloc[-1]
         verdict = _refusal(closed, checks[symbol].quarantine, needs, now)
         if verdict is None:
-            usable[symbol] = closed[closed["timestamp"] >= needs.first_bar(last_open[symbol]) - needs.max_age_bars * needs.step]
+            first = needs.first_bar(last_open[symbol]) - (needs.max_age_bars + needs.more_bars) * needs.step
+            usable[symbol] = closed[closed["timestamp"] >= first]
         else:
             refused[symbol] = verdict
     return Intake(tuple(named), usable, last_open, refused)

@@ -38,6 +38,7 @@ class Prediction:
         quantiles: Horizon in bars -> level -> log return from the last close.
         signal: What `cryptoml.trading.description.describe` returns.
         refusal: Why there is no forecast, or None.
+        adaptation: Id of the adaptation that moved the forecast, or None.
     """
 
     symbol: str
@@ -51,6 +52,7 @@ class Prediction:
     position_size: float | None = None
     quantiles: Mapping[int, Mapping[float, float]] = field(default_factory=dict)
     refusal: Refusal | None = None
+    adaptation: str | None = None
 
 
 def prediction_frame(predictions: Sequence[Prediction]) -> pd.DataFrame:

@@ -5,6 +5,7 @@ own signal still holds. What each of them does to every output is learned before
 returns over the next bar, known a bar later, correct outputs whose labels are known a day later.
 """
 
+import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -115,6 +116,12 @@ class ForecastAdapter(nn.Module):
                 raise ValueError(f"{name} must be within {-limit} and {limit}, was {value}")
             share = torch.tensor(value / limit).clamp(-1 + 1e-6, 1 - 1e-6)
             self.knobs[name].copy_(torch.atanh(share) * limit / _UNITS[name])
+
+    def turned(self, knobs: Knobs) -> "ForecastAdapter":
+        """Return a copy with its knobs set; this one stays as it is. Raises what `turn` raises."""
+        other = copy.deepcopy(self)
+        other.turn(knobs)
+        return other
 
     @torch.no_grad()
     def apply_to(

@@ -41,6 +41,10 @@ class Predictions:
         """Return the forecasts of some bars, as views."""
         return Predictions(**{part.name: getattr(self, part.name)[:, bars] for part in fields(self)})
 
+    def of_assets(self, rows: Sequence[int]) -> "Predictions":
+        """Return the forecasts of some assets, as copies."""
+        return Predictions(**{part.name: getattr(self, part.name)[list(rows)] for part in fields(self)})
+
 
 @dataclass(frozen=True)
 class Calibration:

@@ -18,12 +18,22 @@ from torch import Tensor
 from cryptoml.data.invented import InventionConfig
 from cryptoml.errors import BundleError
 from cryptoml.features.targets import TargetConfig
-from cryptoml.models.adapter import ForecastAdapter
+from cryptoml.models.adapter import ForecastAdapter, forecast_tensors
+from cryptoml.models.ensemble import Predictions
 from cryptoml.models.forecaster import Forecast
 from cryptoml.training.losses import TASKS, multi_task_errors
-from cryptoml.training.maml import Adaptation, MetaLearningMAML
+from cryptoml.training.maml import AdaptationOutcome, MetaLearningMAML
 
-__all__ = ["AdaptationConfig", "AdapterArrays", "adapt", "adaptation_loss", "build_learner", "support_weights"]
+__all__ = [
+    "AdaptationConfig",
+    "AdapterArrays",
+    "Weighted",
+    "adapt",
+    "adaptation_loss",
+    "build_learner",
+    "support_set",
+    "support_weights",
+]
 
 AdapterArrays: TypeAlias = Mapping[str, np.ndarray]
 """What a bundle keeps of a learner: effects of the knobs, and their learned step sizes."""
@@ -106,7 +116,38 @@ def support_weights(
     return {task: returns if task == "returns" else torch.zeros_like(returns[..., 0]) for task in TASKS}
 
 
-def adapt(learner: MetaLearningMAML, x: Forecast, y: Weighted, quantiles: Sequence[float]) -> tuple[ForecastAdapter, Adaptation]:
+def support_set(
+    predictions: Predictions,
+    sigma: Float[np.ndarray, "asset shot"],
+    log_return: Float[np.ndarray, "asset shot horizon"],
+    targets: TargetConfig,
+    prior_labels: float,
+) -> tuple[Forecast, Weighted]:
+    """Return what `adapt` takes: forecasts in units of the volatility at their origin, and what came of them, time first.
+
+    Args:
+        predictions: Of an ensemble, in real units; NaN where there is none.
+        sigma: Volatility per bar known at each origin; NaN where unknown.
+        log_return: What is known of the returns after each origin, NaN where it is not.
+        targets: Horizons and quantiles.
+        prior_labels: As in `AdaptationConfig`.
+    """
+    unit = torch.from_numpy(sigma[..., None] * np.sqrt(np.asarray(targets.horizons))).float()
+    forecast = forecast_tensors(predictions)
+    scaled = forecast._replace(quantiles=forecast.quantiles / unit[..., None], volatility=torch.ones_like(forecast.volatility))
+    x = Forecast(*(part.nan_to_num().transpose(0, 1).contiguous() for part in scaled))
+    returns = (torch.from_numpy(log_return).float() / unit).transpose(0, 1).contiguous()
+    present = ~scaled.quantiles.isnan().any(dim=(-2, -1)).T
+    nothing = returns.new_full(returns.shape[:2], float("nan"))
+    none = torch.full(returns.shape[:2], -1)
+    labels = {"direction": none, "regime": none, "volatility": nothing, "position_size": nothing, "returns": returns}
+    known = returns.isfinite() & present[..., None]
+    return x, (labels, support_weights(known, targets.horizons, prior_labels))
+
+
+def adapt(
+    learner: MetaLearningMAML, x: Forecast, y: Weighted, quantiles: Sequence[float]
+) -> tuple[ForecastAdapter, AdaptationOutcome]:
     """Turn the knobs for a support set, unless that does worse on held-back parts of it; safe to call concurrently.
 
     Every fifth of the support is held back in turn. The losses of the outcome are means over independent labels.

@@ -16,7 +16,7 @@ from cryptoml.training.compiled import CompiledGradient
 from cryptoml.training.examples import Examples, LossFunction, call_with, count_of, map_tensors, take, trained_parameters
 from cryptoml.training.mappable import GradientOf, differentiable_gradient, has_recurrence, mappable, tracks_statistics
 
-__all__ = ["Adaptation", "MetaLearningMAML"]
+__all__ = ["AdaptationOutcome", "MetaLearningMAML"]
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ HELD_BACK = 5
 """Every fifth support example, the latest ones, judges the adaptation."""
 
 
-class Adaptation(NamedTuple):
+class AdaptationOutcome(NamedTuple):
     """Outcome of one adaptation.
 
     Attributes:
@@ -100,7 +100,7 @@ class MetaLearningMAML(nn.Module):
         self.recurrent = has_recurrence(base_model)
         self.compiled = CompiledGradient() if compiled else None
         self.batching = "vmap"
-        self.last_adaptation: Adaptation | None = None
+        self.last_adaptation: AdaptationOutcome | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the base model."""
@@ -126,7 +126,7 @@ class MetaLearningMAML(nn.Module):
 
     def adapt_and_report(
         self, support_x: Examples, support_y: Any, loss_fn: LossFunction, *, every_part: bool = False
-    ) -> tuple[nn.Module, Adaptation]:
+    ) -> tuple[nn.Module, AdaptationOutcome]:
         """Adapt as `adapt` does and return the outcome too, without writing to this module: safe to call concurrently.
 
         With `every_part` each fifth of the support is held back in turn, not the latest alone, and their losses are summed.
@@ -298,12 +298,14 @@ def _held_back(shots: int, every_part: bool) -> list[tuple[Tensor, Tensor]]:
     return [(order[~held], order[held]) for held in parts]
 
 
-def _verdict(before: float, after: float) -> Adaptation:
+def _verdict(before: float, after: float) -> AdaptationOutcome:
     if not math.isfinite(after):
-        return Adaptation(False, before, after, "loss on held-back support is not finite after adaptation: base kept")
+        return AdaptationOutcome(False, before, after, "loss on held-back support is not finite after adaptation: base kept")
     if after > before:
-        return Adaptation(False, before, after, f"loss on held-back support rises from {before:.6g} to {after:.6g}: base kept")
-    return Adaptation(True, before, after, f"loss on held-back support falls from {before:.6g} to {after:.6g}")
+        return AdaptationOutcome(
+            False, before, after, f"loss on held-back support rises from {before:.6g} to {after:.6g}: base kept"
+        )
+    return AdaptationOutcome(True, before, after, f"loss on held-back support falls from {before:.6g} to {after:.6g}")
 
 
 def _last_only(steps: int) -> tuple[float, ...]:

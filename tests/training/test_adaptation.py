@@ -10,7 +10,7 @@ from cryptoml.features.targets import TargetConfig
 from cryptoml.models.adapter import Knobs
 from cryptoml.models.forecaster import Forecast
 from cryptoml.training.adaptation import AdaptationConfig, adapt, build_learner, support_weights
-from cryptoml.training.maml import Adaptation
+from cryptoml.training.maml import AdaptationOutcome
 
 TARGETS = TargetConfig(horizons=(1, 4), primary_horizon=4)
 CONFIG = AdaptationConfig()
@@ -35,7 +35,7 @@ def support(returns: Tensor, signal: Tensor | None = None) -> tuple[Forecast, tu
     return x, (labels, support_weights(~labels["returns"].isnan(), TARGETS.horizons, CONFIG.prior_labels))
 
 
-def adapted(returns: Tensor, signal: Tensor | None = None) -> tuple[Knobs, Adaptation]:
+def adapted(returns: Tensor, signal: Tensor | None = None) -> tuple[Knobs, AdaptationOutcome]:
     x, y = support(returns, signal)
     adapter, outcome = adapt(build_learner(TARGETS, CONFIG), x, y, TARGETS.quantiles)
     return adapter.adapted, outcome
