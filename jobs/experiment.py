@@ -17,7 +17,7 @@ from cryptoml.config import ExperimentConfig, Preset, load_config, preset
 from cryptoml.data.storage import open_storage
 from cryptoml.pipeline import Market, Pipeline, Stages, open_market, plan_folds
 
-__all__ = ["ExperimentArguments", "open_stages", "read_data", "run_stage", "say", "write_result"]
+__all__ = ["ExperimentArguments", "clear_storage", "open_stages", "read_data", "run_stage", "say", "write_result"]
 
 NOISE = "worker processes have been started"
 """Ray's remark that side-by-side training runs need several processes; Ray reads the setting when it is imported."""
@@ -61,6 +61,8 @@ class ExperimentArguments:
     """GPUs of each worker; a fraction lets several members share one."""
     max_concurrent: int | None = None
     """Members fitted at once; by default as many as the cluster holds."""
+    cluster_can_grow: bool = False
+    """Wait for nodes that an autoscaler adds, instead of refusing what the cluster cannot hold now."""
     again: bool = False
     """Compute anew what an earlier run has finished here for the same data and settings."""
 
@@ -83,6 +85,7 @@ class ExperimentArguments:
         if self.seeds is not None:
             config = config.updated(num_seeds=self.seeds)
         asked = {name: getattr(self, name) for name in ("num_workers", "cpus", "gpus", "max_concurrent")}
+        asked["cluster_can_grow"] = self.cluster_can_grow or None
         return config.updated(workers={name: value for name, value in asked.items() if value is not None})
 
 
@@ -107,7 +110,15 @@ def run_stage(arguments: ExperimentArguments, job: str, work: Callable[[Pipeline
                 return False
             result = work(pipeline)
             run.record(job=job, seconds=round(time.monotonic() - started, 1), **result)
+        if result.get("complete"):
+            clear_storage(arguments, pipeline)
     return True
+
+
+def clear_storage(arguments: ExperimentArguments, pipeline: Pipeline) -> None:
+    """Remove what a finished run left in a storage of its own: features and fits, which are in OUT now or needed no more."""
+    if arguments.storage is not None and not pipeline.config.workers.keep_checkpoints:
+        open_storage(arguments.storage).remove_folder(pipeline.run.name)
 
 
 def read_data(arguments: ExperimentArguments, config: ExperimentConfig) -> Market:

@@ -34,6 +34,7 @@ def evaluate(pipeline: Pipeline) -> dict[str, Any]:
     """Run all stages and show what came out."""
     outcome = pipeline.evaluate()
     show(outcome)
+    say(f"report: {pipeline.run.address}/report.html")
     pipeline.run.finish()
     return {"complete": True, "outputs": ["bundle", "predictions.parquet", "report.html", "report.json"]}
 
@@ -47,7 +48,6 @@ def show(outcome: Outcome) -> None:
         say("shuffled labels: accuracy {accuracy:.3f}, by chance {low:.3f} to {high:.3f}".format(**control))
     if "Built-in market" in extras:
         say("built-in market: " + ", ".join(f"{label} {value:.3f}" for label, value in extras["Built-in market"].items()))
-    say(f"report: {outcome.folder / 'report.html'}")
 
 
 if __name__ == "__main__":

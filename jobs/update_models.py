@@ -15,7 +15,7 @@ from cryptoml.models.registry import Registry
 from cryptoml.pipeline import Pipeline, Stages
 from cryptoml.update import Update, UpdateConfig, update
 from jobs.command_line import run
-from jobs.experiment import ExperimentArguments, open_stages, read_data, say, write_result
+from jobs.experiment import ExperimentArguments, clear_storage, open_stages, read_data, say, write_result
 
 __all__ = ["UpdateArguments", "main"]
 
@@ -82,6 +82,7 @@ def _train(arguments: ExperimentArguments, stages: Stages, instant: pd.Timestamp
         pipeline.train()
         bundle = load_bundle(run.out / "bundle")
         run.finish()
+        clear_storage(arguments, pipeline)
     return bundle
 
 

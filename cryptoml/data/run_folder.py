@@ -27,6 +27,7 @@ from cryptoml.errors import ConfigError
 __all__ = ["RunFolder", "publish_file"]
 
 RESULT = "result.json"
+KEY_LENGTH = 16
 
 
 class RunFolder:
@@ -50,7 +51,7 @@ class RunFolder:
         self._remote: Storage | None = None if storage.is_local else storage
         self.address = storage.address
         self.out = _copy_of(storage.address) if self._remote else Path(storage.base)
-        self._folder = f".work/{key[:16]}"
+        self._folder = f".work/{self.name}"
         self._work = self.out / self._folder
         self._lock: FileLock | None = None
         try:
@@ -77,6 +78,11 @@ class RunFolder:
     def __getstate__(self) -> dict[str, Any]:
         """Travel to a worker without the lock, which the driver keeps."""
         return self.__dict__ | {"_lock": None}
+
+    @property
+    def name(self) -> str:
+        """Name of the folder of this run's stages and checkpoints, in OUT/.work and in a storage of its own alike."""
+        return self._key[:KEY_LENGTH]
 
     @property
     def is_local(self) -> bool:

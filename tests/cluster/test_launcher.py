@@ -25,7 +25,8 @@ def test_three_ways_exist() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_matches_ray_schema(path: Path) -> None:
-    jsonschema.validate(load(path), SCHEMA)
+    validator = jsonschema.Draft7Validator(SCHEMA)
+    assert [f"{error.json_path}: {error.message}" for error in validator.iter_errors(load(path))] == []
 
 
 def test_schema_refuses_the_obsolete_layout() -> None:
@@ -52,6 +53,14 @@ def test_scaling_limits(path: Path) -> None:
     assert all(node["min_workers"] == 0 for node in workers)
     assert sum(node["max_workers"] for node in workers) == config["max_workers"]
     assert config["idle_timeout_minutes"] > 0
+
+
+@pytest.mark.parametrize("path", CLOUD_FILES, ids=lambda path: path.stem)
+def test_nodes_reach_storage_by_an_identity_of_the_cloud(path: Path) -> None:
+    wanted = {"aws": "IamInstanceProfile", "gcp": "serviceAccounts"}[path.stem]
+    config = load(path)
+    assert all(wanted in node["node_config"] for node in config["available_node_types"].values())
+    assert "AWS_SECRET" not in path.read_text()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -1,0 +1,191 @@
+"""A Ray cluster over hosts: a head that runs drivers and nothing else, workers that come back by themselves, S3 and Redis."""
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.cluster.hosts import REPOSITORY, Host, Network, network
+
+__all__ = ["Cluster", "Job", "cluster_of_hosts", "wait_until"]
+
+WORKERS = ("one", "two")
+BUCKET = "market"
+TOKEN = "0123456789abcdef" * 4
+HEALTH = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "5",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "120",
+}
+STATE = "import json,sys;from ray.job_submission import JobSubmissionClient as C;i=C(sys.argv[1]).get_job_info(sys.argv[2]);"
+STATE += "print(json.dumps([i.status,i.driver_exit_code,i.message]))"
+NODES = "import ray;ray.init(address='auto',log_to_driver=False);print(sum(n['Alive'] for n in ray.nodes()))"
+
+
+def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
+    """Wait until a condition holds.
+
+    Raises:
+        TimeoutError: It never did.
+    """
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            raise TimeoutError(f"{what} did not happen within {seconds:.0f} s")
+        time.sleep(0.1)
+
+
+@dataclass
+class Job:
+    """A submitted job; its log lies on the head."""
+
+    name: str
+    cluster: "Cluster"
+    process: subprocess.Popen[bytes]
+    started: float
+
+    @property
+    def log(self) -> str:
+        return self.cluster.head.path(f"/tmp/{self.name}.log").read_text(errors="replace")
+
+    def wait(self, seconds: float = 420) -> float:
+        """Wait for the end; return the seconds that the job took, as the one who submitted it saw them.
+
+        Raises:
+            AssertionError: The job failed; the message is the end of its log.
+        """
+        code = self.process.wait(timeout=seconds)
+        assert code == 0, f"job {self.name} ended with {code}:\n{self.log[-6000:]}"
+        return time.monotonic() - self.started
+
+
+@dataclass
+class Cluster:
+    """The cluster; see the module."""
+
+    net: Network
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def head(self) -> Host:
+        return self.net.hosts["head"]
+
+    @property
+    def store(self) -> Host:
+        return self.net.hosts["store"]
+
+    @property
+    def workers(self) -> list[Host]:
+        return [self.net.hosts[name] for name in WORKERS]
+
+    @property
+    def dashboard(self) -> str:
+        return f"http://{self.head.address}:8265"
+
+    def s3(self, folder: str) -> str:
+        """Return the address of a folder on the S3 server."""
+        return f"s3://k:s@{BUCKET}/{folder}?endpoint_override=http://{self.store.address}:5000&region=us-east-1"
+
+    def start(self) -> None:
+        """Bring everything up, and wait until all nodes are there."""
+        self.environment |= HEALTH | {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": TOKEN,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_REDIS_ADDRESS": f"{self.store.address}:6379",
+            "RAY_external_storage_namespace": "cryptoml",
+        }
+        redis = ["redis-server", "--bind", self.store.address, "--protected-mode", "no", "--save", "", "--dir", "/tmp"]
+        self.store.spawn(redis, {}, "/tmp/redis.log")
+        server = ["python", "-m", "tests.cluster.s3_server", self.store.address, "5000", BUCKET, "/tmp/fail"]
+        self.store.spawn(server, {}, "/tmp/s3.log")
+        wait_until(self.store.path("/tmp/ready-s3").exists, 60, "the S3 server's start")
+        self.start_head()
+        for worker in self.workers:
+            self.start_worker(worker)
+        self.wait_for_nodes(1 + len(self.workers))
+
+    def start_head(self) -> None:
+        """Start the head, and wait until its dashboard answers."""
+        options = ["--head", "--port=6379", "--num-cpus=0", '--resources={"driver": 4}', "--object-store-memory=200000000"]
+        options += [f"--dashboard-host={self.head.address}", f"--node-ip-address={self.head.address}", "--block"]
+        self.head.spawn(["ray", "start", *options], self.environment, "/tmp/head.log")
+        wait_until(self._dashboard_answers, 90, "the head's start")
+
+    def _dashboard_answers(self) -> bool:
+        probe = f"import urllib.request as r;r.urlopen('{self.dashboard}/api/version',timeout=2)"
+        wanted = {"RAY_AUTH_MODE": "token"}
+        answer = self.head.run(["python", "-c", probe], wanted)
+        return answer.returncode == 0 or "401" in answer.stderr
+
+    def start_worker(self, host: Host, cpus: int = 2) -> None:
+        """Start a worker that comes back whenever it ends, as a supervised one does."""
+        join = f"ray start --address={self.head.address}:6379 --num-cpus={cpus} --object-store-memory=200000000"
+        loop = f"while true; do {join} --node-ip-address={host.address} --block; sleep 1; done"
+        host.spawn(["bash", "-c", loop], self.environment, "/tmp/worker.log")
+
+    def reboot(self, host: Host) -> None:
+        """Bring a dead worker host back with an empty disk."""
+        host.heal()
+        host.start()
+        self.start_worker(host)
+
+    def wait_for_nodes(self, count: int, seconds: float = 90) -> None:
+        """Wait until so many nodes are alive."""
+        wait_until(lambda: self.alive_nodes() == count, seconds, f"{count} nodes being alive")
+
+    def alive_nodes(self) -> int:
+        """Return how many nodes the head knows to be alive."""
+        found = self.head.run(["python", "-W", "ignore", "-c", NODES], self.environment)
+        lines = found.stdout.split()
+        return int(lines[-1]) if found.returncode == 0 and lines and lines[-1].isdigit() else -1
+
+    def submit(self, name: str, module: str, *arguments: str) -> Job:
+        """Submit a job as a user does, with the code and nothing else, and follow it."""
+        command = ["ray", "job", "submit", f"--address={self.dashboard}", "--working-dir", str(REPOSITORY)]
+        command += ["--entrypoint-resources", '{"driver": 1}', "--submission-id", name, "--metadata-json", '{"job": "chaos"}']
+        command += ["--", "python", "-m", f"jobs.{module}", *arguments]
+        process = self.head.spawn(command, self.environment, f"/tmp/{name}.log")
+        return Job(name, self, process, time.monotonic())
+
+    def state(self, name: str) -> list[Any]:
+        """Return status, exit code and message of a job as the cluster knows them."""
+        found = self.head.run(["python", "-W", "ignore", "-c", STATE, self.dashboard, name], self.environment)
+        return json.loads(found.stdout.splitlines()[-1])
+
+    def fail_s3(self, failing: bool) -> None:
+        """Let the S3 server answer 503 to everything, or answer again."""
+        flag = self.store.path("/tmp/fail")
+        flag.touch() if failing else flag.unlink()
+
+    def fetch(self, folder: str, to: Path) -> Path:
+        """Copy a folder of the S3 server to this machine."""
+        code = "import sys;from pyarrow import fs;from cryptoml.data.storage import open_storage as o;s=o(sys.argv[1]);"
+        code += "fs.copy_files(s.base,'/tmp/fetched',source_filesystem=s.filesystem)"
+        self.store.run(["rm", "-rf", "/tmp/fetched"], {})
+        self.store.run(["mkdir", "-p", "/tmp/fetched"], {})
+        done = self.store.run(["python", "-c", code, self.s3(folder)], {})
+        assert done.returncode == 0, done.stderr
+        subprocess.run(["cp", "-r", f"{self.store.path('/tmp/fetched')}/.", str(to)], check=True)
+        return to
+
+    def objects(self, folder: str) -> list[str]:
+        """Return the keys below a folder of the S3 server."""
+        code = "import sys;from cryptoml.data.storage import open_storage as o;"
+        code += "print('\\n'.join(o(sys.argv[1]).list_files(recursive=True)))"
+        return self.store.run(["python", "-c", code, self.s3(folder)], {}).stdout.split()
+
+
+@contextmanager
+def cluster_of_hosts(disks: Mapping[str, str] | None = None, extra: Sequence[str] = ()) -> Iterator[Cluster]:
+    """Give a running cluster of a head and two workers for the length of a `with` block."""
+    with network("head", *WORKERS, "store", *extra, disks=disks) as net:
+        cluster = Cluster(net)
+        cluster.start()
+        yield cluster
