@@ -1,13 +1,15 @@
-"""Refuse bodies that are too large, before they are read whole."""
+"""Refuse what is too much before it costs anything: bodies that are too large, requests beyond what can be in work."""
 
 from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.problems import problem
+from serve.problems import ModelUnavailableError, problem
 
-__all__ = ["BodyLimit"]
+__all__ = ["Admission", "BodyLimit", "TokenBuckets"]
+
+_UNCOUNTED = ("/healthz", "/readyz", "/v1/events")
 
 
 class BodyLimit:
@@ -39,6 +41,45 @@ class BodyLimit:
             return message
 
         return counted
+
+
+class Admission:
+    """ASGI middleware that answers 503 at once while `max_ongoing` requests are in work; health and streams do not count."""
+
+    def __init__(self, app: ASGIApp, max_ongoing: int) -> None:
+        self._app = app
+        self._max_ongoing = max_ongoing
+        self._ongoing = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, counted, or refuse it."""
+        if scope["type"] != "http" or scope["path"] in _UNCOUNTED:
+            await self._app(scope, receive, send)
+            return
+        if self._ongoing >= self._max_ongoing:
+            detail = f"{self._max_ongoing} requests are in work; send this one again later"
+            await problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, ModelUnavailableError.headers)(scope, receive, send)
+            return
+        self._ongoing += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._ongoing -= 1
+
+
+class TokenBuckets:
+    """A rate per name: `burst` requests at once, refilled at `per_second`."""
+
+    def __init__(self, per_second: float, burst: int) -> None:
+        self._per_second, self._burst = per_second, burst
+        self._left: dict[str, tuple[float, float]] = {}
+
+    def take(self, name: str, now: float) -> bool:
+        """Take one request of `name` at `now` (seconds of any steady clock); False where none is left."""
+        left, before = self._left.get(name, (float(self._burst), now))
+        left = min(self._burst, left + (now - before) * self._per_second)
+        self._left[name] = (left - 1 if left >= 1 else left, now)
+        return left >= 1
 
 
 def _declared_length(scope: Scope) -> int:

@@ -9,21 +9,18 @@ import numpy as np
 import pandas as pd
 
 from cryptoml.data.panel import Panel
-from cryptoml.data.schema import parse_timeframe
 from cryptoml.errors import BundleError, DataError
-from cryptoml.features.engineer import AdvancedFeatureEngineer, build_features
-from cryptoml.features.scaling import FeatureScaler
-from cryptoml.features.targets import DIRECTIONS, REGIMES, TargetConfig, causal_volatility, make_targets
+from cryptoml.features.targets import REGIMES, make_targets
 from cryptoml.live.adaptation import Adaptation, finite_or_none
+from cryptoml.live.answers import Answers
+from cryptoml.live.inputs import ModelInputs, Question
 from cryptoml.live.intake import Intake, Requirements, admit, live_panel
-from cryptoml.live.prediction import Prediction, Refusal
+from cryptoml.live.prediction import Prediction
 from cryptoml.models.adapter import ForecastAdapter
 from cryptoml.models.bundle import Bundle, load_bundle
 from cryptoml.models.ensemble import Predictions
 from cryptoml.models.forecaster import Forecast
 from cryptoml.trading.config import TradingConfig
-from cryptoml.trading.description import describe
-from cryptoml.trading.forecasts import Forecasts
 from cryptoml.trading.signals import Signals, decide
 from cryptoml.training.adaptation import AdaptationConfig, Weighted, adapt, build_learner, support_set
 
@@ -60,13 +57,13 @@ class Predictor:
         self._bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
         for member in self._bundle.ensemble.members:
             member.to(device)
-        self._engineer = AdvancedFeatureEngineer(dict(self._bundle.feature_config))
-        self._scaler = FeatureScaler.from_arrays(self._bundle.scaler)
-        self._targets = TargetConfig.model_validate(self._bundle.target_config)
+        self.inputs = ModelInputs(self._bundle)
+        self._targets = self.inputs.targets
         self.trading = trading or TradingConfig.model_validate(self._bundle.trading_config)
+        self._answers = Answers(self.symbols, self.timeframe, self._targets, self.trading)
         self._adaptation = AdaptationConfig.model_validate(self._bundle.adaptation_config)
         self._learner = build_learner(self._targets, self._adaptation, self._bundle.adapter)
-        self._needs = Requirements(self.symbols, self.timeframe, _history_bars(self._bundle, self._targets), max_age_bars)
+        self.needs = Requirements(self.symbols, self.timeframe, self.inputs.history_bars, max_age_bars)
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -91,12 +88,12 @@ class Predictor:
     @property
     def primary_position(self) -> int:
         """Place of `horizon_bars` among the horizons of the quantiles."""
-        return self._targets.horizons.index(self.horizon_bars)
+        return self._answers.primary_position
 
     @property
     def history_bars(self) -> int:
         """Closed bars of each symbol that a forecast needs."""
-        return self._needs.history_bars
+        return self.needs.history_bars
 
     @property
     def version(self) -> str:
@@ -128,19 +125,46 @@ class Predictor:
             DataError: The candles cannot be read at all: a missing column, naive timestamps, bars of the future.
             BundleError: An adaptation was learned with another model.
         """
-        chosen = self._chosen(adaptations)
-        intake = admit(frames, self._needs, _instant(now))
+        chosen = self.chosen(adaptations)
+        question = self.question(frames, tables, now=now)
+        predictions = None
+        if question.intake.usable:
+            predictions = self._forecast(question.features, question.sigma)
+            predictions = self.moved(predictions, question.sigma[:, -len(question.timestamps) :], chosen)
+        return self.answer(question, predictions, {symbol: one.id for symbol, one in chosen.items()})
+
+    def question(
+        self,
+        frames: Mapping[str, pd.DataFrame],
+        tables: Mapping[str, Mapping[str, pd.DataFrame]] | None = None,
+        *,
+        now: Any = None,
+    ) -> Question:
+        """Return what the members are asked about these candles; arguments and errors as for `predict`."""
+        intake = admit(frames, self.needs, _instant(now))
         if not intake.usable:
-            return [self._refused(symbol, intake) for symbol in intake.order]
-        panel = live_panel(intake, self._needs, tables)
-        predictions = self._moved(*self._forecast(panel, self._needs.max_age_bars + 1), chosen)
-        found = [
-            self._predicted(symbol, panel, predictions) if symbol in intake.usable else self._refused(symbol, intake)
-            for symbol in intake.order
-        ]
-        return [
-            replace(one, adaptation=chosen[one.symbol].id) if one.symbol in chosen and one.direction else one for one in found
-        ]
+            return self.nothing_asked(intake)
+        panel, origins = live_panel(intake, self.needs, tables), self.needs.max_age_bars + 1
+        features, sigma = self.inputs.of_panel(panel, origins)
+        return Question(intake, panel.timestamps[-origins:], panel.present[:, -origins:], features, sigma)
+
+    def nothing_asked(self, intake: Intake) -> Question:
+        """Return a question about symbols none of which can be forecast."""
+        assets = len(self.symbols)
+        features = np.empty((assets, 0, len(self._bundle.feature_names)), np.float32)
+        return Question(intake, pd.DatetimeIndex([], tz="UTC"), np.empty((assets, 0), bool), features, features[..., 0])
+
+    def answer(
+        self, question: Question, predictions: Predictions | None, moved_by: Mapping[str, str] | None = None
+    ) -> list[Prediction]:
+        """Return what predictions `[asset, origin, ...]` say of each symbol of a question.
+
+        Args:
+            question: From `question`.
+            predictions: None where no symbol can be forecast.
+            moved_by: Symbol -> id of the adaptation that moved its forecast.
+        """
+        return self._answers.of(question, predictions, moved_by or {})
 
     def adapt(
         self,
@@ -173,7 +197,7 @@ class Predictor:
         bars = self._adaptation.support_bars if bars is None else bars
         if bars < 1:
             raise DataError(f"bars must be at least 1, was {bars}")
-        needs = replace(self._needs, more_bars=bars)
+        needs = replace(self.needs, more_bars=bars)
         intake = admit(frames, needs, _instant(now))
         taught = intake.chosen(symbols)
         panel = live_panel(intake, needs, tables)
@@ -201,7 +225,7 @@ class Predictor:
     def _observed(self, panel: Panel, bars: int, symbols: Sequence[str]) -> tuple[Predictions, Forecast, Weighted]:
         """Return what was forecast at the newest bars and the one before them, and the support set that this makes."""
         rows, origins = [panel.index_of(symbol) for symbol in symbols], min(bars + 1, panel.num_bars)
-        predictions = self._forecast(panel, origins)[0]
+        predictions = self._forecast(*self.inputs.of_panel(panel, origins))
         self._blank_young(predictions, panel)
         predictions = predictions.of_assets(rows)
         targets = make_targets(panel, self._targets).on_bars(slice(panel.num_bars - origins, None))
@@ -230,9 +254,12 @@ class Predictor:
                 with another model.
         """
         origins = min(newest or panel.num_bars, panel.num_bars)
-        predictions = self._moved(*self._forecast(panel, origins, CHUNK_ORIGINS), self._chosen(adaptations))
+        features, sigma = self.inputs.of_panel(panel, origins, CHUNK_ORIGINS)
+        bars = slice(self.inputs.context_bars - 1, self.inputs.context_bars - 1 + origins)
+        predictions = self._forecast(features, sigma, CHUNK_ORIGINS).on_bars(slice(origins))
+        predictions = self.moved(predictions, sigma[:, bars], self.chosen(adaptations))
         self._blank_young(predictions, panel)
-        return predictions, decide(self._decision_input(predictions), self.trading)
+        return predictions, decide(self._answers.decision_input(predictions), self.trading)
 
     def _blank_young(self, predictions: Predictions, panel: Panel) -> None:
         """Forget the forecasts of a symbol with fewer than `history_bars` bars since its first one."""
@@ -242,14 +269,25 @@ class Predictor:
         for part in fields(predictions):
             getattr(predictions, part.name)[young] = np.nan
 
-    def _chosen(self, adaptations: Sequence[Adaptation]) -> dict[str, Adaptation]:
-        """Return which adaptation moves each symbol; those that were not accepted move none."""
+    def chosen(self, adaptations: Sequence[Adaptation]) -> dict[str, Adaptation]:
+        """Return which adaptation moves each symbol; those that were not accepted move none.
+
+        Raises:
+            BundleError: An adaptation was learned with another model.
+        """
         for one in adaptations:
             if one.model != self.version:
                 raise BundleError(f"adaptation {one.id} was learned with model {one.model}, this is {self.version}")
         return {symbol: one for one in adaptations if one.accepted for symbol in one.symbols}
 
-    def _moved(self, predictions: Predictions, sigma: np.ndarray, chosen: Mapping[str, Adaptation]) -> Predictions:
+    def moved(self, predictions: Predictions, sigma: np.ndarray, chosen: Mapping[str, Adaptation]) -> Predictions:
+        """Move the forecasts `[asset, origin, ...]` of the symbols in `chosen`, in place, and return them.
+
+        Args:
+            predictions: Of all symbols.
+            sigma: `[asset, origin]` volatility per bar known at each.
+            chosen: From `chosen`.
+        """
         base = self._learner.base_model
         assert isinstance(base, ForecastAdapter)
         for one in {adaptation.id: adaptation for adaptation in chosen.values()}.values():
@@ -259,77 +297,11 @@ class Predictor:
                 getattr(predictions, part.name)[rows] = getattr(moved, part.name)
         return predictions
 
-    def _forecast(self, panel: Panel, origins: int, chunk_origins: int | None = None) -> tuple[Predictions, np.ndarray]:
-        """Return predictions `[asset, origins, ...]` of the panel's last bars, and the volatility per bar known there.
-
-        Chunks of a given size are always full.
-        """
-        features = build_features(panel, self._engineer)
-        if features.names != self._bundle.feature_names:
-            raise BundleError(
-                f"feature_names of the bundle must be those computed, {_first_difference(features.names, self._bundle)}"
-            )
-        context = self._bundle.context_bars
-        sigma = causal_volatility(
-            panel.field("close"), self._targets.volatility_halflife_bars, self._targets.minimum_history_bars
-        ).astype(np.float32)
-        scaled = self._scaler.transform(features.values[:, -(origins + context - 1) :])
-        before, after = origins + context - 1 - scaled.shape[1], -origins % (chunk_origins or 1)
-        padding = ((0, 0), (before, after), (0, 0))
-        padded = np.pad(scaled, padding, constant_values=np.nan) if before or after else scaled
-        aligned = np.pad(sigma[:, -scaled.shape[1] :], padding[:2], constant_values=np.nan)
-        predictions = self._bundle.ensemble.predict(padded, aligned, context, chunk_origins=chunk_origins)
-        bars = slice(context - 1, context - 1 + origins)
-        return predictions.on_bars(bars), aligned[:, bars]
-
-    def _predicted(self, symbol: str, panel: Panel, predictions: Predictions) -> Prediction:
-        row = panel.index_of(symbol)
-        bar = int(np.flatnonzero(panel.present[row])[-1])
-        place = (row, bar - panel.num_bars)  # counted from the end, as predictions cover the last bars only
-        if np.isnan(predictions.probabilities[place]).any():
-            sentence = "features of the last closed bar are missing"
-            return self._hold(symbol, panel.timestamps[bar], Refusal.MISSING_INPUTS, sentence)
-        levels = self._targets.quantiles
-        return Prediction(
-            symbol=symbol,
-            timestamp=panel.timestamps[bar],
-            available_at=panel.timestamps[bar] + parse_timeframe(self.timeframe),
-            horizon_bars=self.horizon_bars,
-            signal=describe(decide(self._decision_input(predictions, place), self.trading)),
-            direction=_named(DIRECTIONS, predictions.probabilities[place]),
-            regime=_named(REGIMES, predictions.regime[place]),
-            volatility=float(predictions.volatility[place]),
-            position_size=float(predictions.position_size[place]),
-            quantiles={
-                horizon: dict(zip(levels, map(float, values), strict=True))
-                for horizon, values in zip(self._targets.horizons, predictions.quantiles[place], strict=True)
-            },
-        )
-
-    def _decision_input(self, predictions: Predictions, place: Any = ...) -> Forecasts:
-        return Forecasts.of(
-            predictions.probabilities[place],
-            predictions.volatility[place],
-            horizon_bars=self.horizon_bars,
-            timeframe=self.timeframe,
-            quantiles=predictions.quantiles[place][..., self.primary_position, :],
-            quantile_levels=self._targets.quantiles,
-            regime=predictions.regime[place],
-        )
-
-    def _refused(self, symbol: str, intake: Intake) -> Prediction:
-        return self._hold(symbol, intake.last_open.get(symbol), *intake.refused[symbol])
-
-    def _hold(self, symbol: str, timestamp: pd.Timestamp | None, refusal: Refusal, sentence: str) -> Prediction:
-        nothing = Forecasts.of(np.full(3, np.nan), np.array(np.nan), horizon_bars=self.horizon_bars, timeframe=self.timeframe)
-        signal = describe(decide(nothing, self.trading)) | {"reasoning": f"HOLD: {sentence}"}
-        available_at = None if timestamp is None else timestamp + parse_timeframe(self.timeframe)
-        return Prediction(symbol, timestamp, available_at, self.horizon_bars, signal, refusal=refusal)
-
-
-def _history_bars(bundle: Bundle, targets: TargetConfig) -> int:
-    """Return how far back the last bar of a forecast reaches, itself included."""
-    return max(max(bundle.feature_lookbacks) + bundle.context_bars - 1, targets.sigma_window_bars)
+    def _forecast(self, features: np.ndarray, sigma: np.ndarray, chunk_origins: int | None = None) -> Predictions:
+        """Return predictions `[asset, origin, ...]` of what `ModelInputs` gave."""
+        context = self.inputs.context_bars
+        predictions = self._bundle.ensemble.predict(features, sigma, context, chunk_origins=chunk_origins)
+        return predictions.on_bars(slice(context - 1, None))
 
 
 def _instant(now: Any) -> pd.Timestamp | None:
@@ -341,15 +313,3 @@ def _most_probable(predictions: Predictions) -> str:
     known = ~np.isnan(predictions.regime).any(axis=(0, 2))
     newest = predictions.regime[:, np.flatnonzero(known)[-1]] if known.any() else predictions.regime[:, -1]
     return REGIMES[int(np.nan_to_num(newest).mean(axis=0).argmax())]
-
-
-def _named(names: tuple[str, ...], values: np.ndarray) -> dict[str, float]:
-    return {name: float(value) for name, value in zip(names, values, strict=True)}
-
-
-def _first_difference(computed: tuple[str, ...], bundle: Bundle) -> str:
-    for position, name in enumerate(bundle.feature_names):
-        if position >= len(computed) or computed[position] != name:
-            found = computed[position] if position < len(computed) else "nothing"
-            return f"feature {position} is {name} there and {found} here"
-    return f"there are {len(bundle.feature_names)} there and {len(computed)} here"
