@@ -1,8 +1,8 @@
-"""Feature engineering over symbols and time with Ray Data: each work item is a row, each task reads and writes its own files.
+"""Feature engineering over symbols and time with Ray Data: each task reads and writes its own files.
 
-Nothing is shuffled, and neither candles nor features pass through the object store. Items come largest first and a task takes
-one, so a giant symbol is under way before the small ones fill the gaps. By the feature contract the result equals the plain
-one for any length of stretch.
+Nothing is shuffled, and neither candles nor features pass through the object store. Items come largest first and the last tasks
+take one each, so a giant symbol is under way before the small ones fill the gaps. By the feature contract the result equals the
+plain one for any length of stretch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from cryptoml.data.lake import Lake
 from cryptoml.data.lake_panel import write_panel
 from cryptoml.data.panel import Panel
 from cryptoml.data.storage import folder_below
-from cryptoml.distributed.items import Row, map_items
+from cryptoml.distributed.items import map_items
 from cryptoml.errors import DataError
 from cryptoml.features.engineer import AdvancedFeatureEngineer, FeatureConfig, FeaturePanel
 from cryptoml.features.store import FeatureLakeReport, ItemStatus, WorkItem, read_feature_panel
@@ -71,10 +71,10 @@ def build_features(panel: Panel, config: FeatureConfig, folder: str | Path, *, c
 
 def run_on_ray(task: ItemTask, items: Sequence[WorkItem]) -> Iterator[ItemStatus]:
     """Run a task on every item over the connected cluster; an item whose workers keep dying has no status."""
-    rows = [{"item": item.model_dump_json()} for item in items]
-    for row in map_items(partial(_run_row, task=task), rows, "features"):
-        yield ItemStatus.model_validate_json(row["status"])
+    texts, sizes = [item.model_dump_json() for item in items], [item.num_bars for item in items]
+    for status in map_items(partial(_run_item, task=task), texts, sizes, "features"):
+        yield ItemStatus.model_validate_json(status)
 
 
-def _run_row(row: Row, task: ItemTask) -> Row:
-    return {"status": task(WorkItem.model_validate_json(row["item"])).model_dump_json()}
+def _run_item(text: str, task: ItemTask) -> str:
+    return task(WorkItem.model_validate_json(text)).model_dump_json()

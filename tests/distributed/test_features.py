@@ -18,6 +18,7 @@ from cryptoml.data.schema import CANDLES
 from cryptoml.data.synthetic import MarketConfig, synthetic_market
 from cryptoml.distributed.cluster import cluster
 from cryptoml.distributed.features import build_feature_lake, run_on_ray
+from cryptoml.distributed.items import share_out
 from cryptoml.features.contract import Bars, feature
 from cryptoml.features.engineer import AdvancedFeatureEngineer, build_features
 from cryptoml.features.store import ItemStatus, WorkItem, read_feature_panel
@@ -152,6 +153,22 @@ def test_killed_workers_are_replaced_and_nothing_is_lost(lake: Path, tmp_path: P
 
 def test_items_come_back_once_each_whatever_their_number() -> None:
     assert list(run_on_ray(lambda item: pytest.fail("nothing to do"), [])) == []
+
+
+@pytest.mark.parametrize(
+    ("sizes", "num_cpus", "expected"),
+    [
+        ([], 2, []),
+        ([10**6, 10, 10], 2, [(0, 1), (1, 2), (2, 3)]),
+        ([50_000] * 20, 2, [(0, 4), (4, 8), (8, 11), (11, 13), (13, 14), *((n, n + 1) for n in range(14, 20))]),
+        ([50_000] * 3, 64, [(0, 1), (1, 2), (2, 3)]),
+        ([0, 0], 0, [(0, 2)]),
+    ],
+)
+def test_tasks_take_several_items_at_first_and_single_ones_at_the_end(
+    sizes: list[int], num_cpus: int, expected: list[tuple[int, int]]
+) -> None:
+    assert share_out(sizes, num_cpus=num_cpus) == expected
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The feature lake without Ray: equal to the plain features for any stretch, up to date with the least work, and readable."""
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,31 +7,23 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.dataset
 import pytest
 
 from cryptoml.data.lake import Lake
-from cryptoml.data.lake_panel import write_panel
 from cryptoml.data.loading import load_panel
 from cryptoml.data.panel import Panel
 from cryptoml.data.schema import CANDLES, TRADES, VENUE_CANDLES
 from cryptoml.data.synthetic import MarketConfig, synthetic_market
-from cryptoml.errors import ConfigError, DataError
+from cryptoml.errors import DataError
 from cryptoml.features.contract import Bars, feature
 from cryptoml.features.engineer import AdvancedFeatureEngineer, build_features
 from cryptoml.features.store import FeatureLakeReport, ItemStatus, WorkItem, build_feature_lake, read_feature_panel, read_features
 from cryptoml.features.store.build import ItemTask, run_here
 from cryptoml.features.store.manifest import write_manifest
 from cryptoml.features.store.reading import stored_symbols
+from tests.features.conftest import FEW, aged, stored
 
-FEW = AdvancedFeatureEngineer({"include": ("momentum_rsi_14", "price_log_return_1h", "cross_section_rank_return_1h")})
 NUM_BARS = 2_600
-
-
-def stored(folder: Path, panel: Panel) -> Path:
-    """Write candles and tables of a panel to a lake."""
-    write_panel(Lake(folder), panel)
-    return folder
 
 
 def trades_of(panel: Panel, symbol: str, per_bar: int = 3) -> pd.DataFrame:
@@ -61,22 +52,6 @@ def full_panel() -> Panel:
 @pytest.fixture(scope="module")
 def full_lake(full_panel: Panel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return stored(tmp_path_factory.mktemp("lake"), full_panel)
-
-
-@pytest.fixture
-def lake(tmp_path: Path) -> Path:
-    """Candles of three symbols over a turn of the year, files an hour old."""
-    start = pd.Timestamp("2022-12-15", tz="UTC")
-    panel = synthetic_market(MarketConfig(num_assets=3, num_bars=800, with_tables=False, start=start)).panel
-    return aged(stored(tmp_path / "lake", panel))
-
-
-def aged(folder: Path) -> Path:
-    import os
-
-    for file in folder.rglob("*.parquet"):
-        os.utime(file, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns - 3_600 * 10**9))
-    return folder
 
 
 def outcomes(report: FeatureLakeReport) -> dict[str, int]:
@@ -349,52 +324,6 @@ class TestFailure:
         with pytest.raises(DataError, match="no candles of timeframe '5m'"):
             build_feature_lake(lake, tmp_path / "out", AdvancedFeatureEngineer({"timeframe": "5m"}))
         assert not (tmp_path / "out").exists()
-
-
-class TestReading:
-    @pytest.fixture
-    def out(self, lake: Path, tmp_path: Path) -> Path:
-        build_feature_lake(lake, tmp_path / "out", FEW, chunk_bars=300)
-        return tmp_path / "out"
-
-    def test_half_open_span(self, out: Path) -> None:
-        whole = read_features(out, "BTC/USDT")
-        assert (whole.dtypes == np.float32).all()
-        assert list(whole.columns) == list(FEW.names)
-        part = read_features(out, "BTC/USDT", start="2022-12-31", end=pd.Timestamp("2023-01-02", tz="UTC"))
-        pd.testing.assert_frame_equal(part, whole.loc["2022-12-31":"2023-01-01"], check_freq=False)
-        assert read_features(out, "BTCUSDT", end="2020-01-01").empty
-
-    def test_order_of_symbols_and_absent_ones(self, out: Path) -> None:
-        first, *rest = stored_symbols(out)
-        panel = read_feature_panel(out, symbols=[*rest, first], start="2023-01-01", end="2023-01-03")
-        assert panel.symbols == (*rest, first)
-        assert panel.values.shape == (3, 48, len(FEW.names))
-        with pytest.raises(DataError, match="no features of symbol NOPEUSDT"):
-            read_feature_panel(out, symbols=["NOPE/USDT"])
-        with pytest.raises(DataError, match="no features of timeframe 5m"):
-            read_feature_panel(out, "5m")
-        with pytest.raises(ConfigError, match="start and end must be times"):
-            read_features(out, "BTC/USDT", start="yesterday-ish")
-
-    def test_files_of_two_catalogues_are_refused(self, lake: Path, out: Path) -> None:
-        symbol = stored_symbols(out)[1]
-        other = AdvancedFeatureEngineer({"include": ("momentum_rsi_*", "cross_section_rank_return_1h")})
-        build_feature_lake(lake, out, other, symbols=[symbol])
-        with pytest.raises(DataError, match="build both with one catalogue"):
-            read_feature_panel(out)
-
-    def test_is_a_plain_partitioned_dataset_too(self, out: Path) -> None:
-        table = pyarrow.dataset.dataset(out / "features", partitioning="hive").to_table()
-        assert table.num_rows == 3 * 800
-        assert set(table["symbol"].to_pylist()) == set(stored_symbols(out))
-
-    def test_status_file_and_manifest(self, out: Path) -> None:
-        status = pd.read_csv(out / "features/timeframe=1h/_status.csv")
-        assert {"symbol", "rows", "seconds", "nan_share", "error"} <= set(status.columns)
-        assert status["rows"].sum() == 2 * 3 * 800
-        entries = json.loads((out / "features/timeframe=1h/_manifest.json").read_text())["items"]
-        assert {entry["path"] for entry in entries} == {str(file.relative_to(out)) for file in out.rglob("*.parquet")}
 
 
 def test_a_status_names_what_it_is_of(lake: Path, tmp_path: Path) -> None:
