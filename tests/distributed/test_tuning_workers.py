@@ -1,6 +1,8 @@
 """Trials of several data-parallel workers, on a cluster with its dashboard."""
 
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,14 +19,25 @@ from tests.distributed.market import small_task
 from tests.distributed.objectives import Scripted
 from tests.distributed.test_tuning import most_at_once, run
 
+NEIGHBOUR = """
+import sys, ray
+ray.init(address="local", num_cpus=1, include_dashboard=False, object_store_memory=80_000_000, log_to_driver=False)
+print("up", flush=True)
+sys.stdin.read()
+"""
+
 
 @pytest.fixture(scope="module")
 def dashboard_cluster() -> Iterator[None]:
+    """A cluster with another one beside it on the same machine, which no process of the one may take for its own."""
     folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # a short path, as sockets need
     with pytest.MonkeyPatch.context() as patched:
         patched.delenv("RAY_ADDRESS", raising=False)
         patched.setenv("RAY_TMPDIR", folder)
-        with cluster(num_cpus=2, dashboard=True):
+        neighbour = subprocess.Popen([sys.executable, "-c", NEIGHBOUR], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        with neighbour, cluster(num_cpus=2, dashboard=True):
+            assert neighbour.stdout is not None
+            assert neighbour.stdout.readline() == "up\n"
             yield
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -8,6 +8,7 @@ import ray
 import torch
 from ray import train, tune
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.util.state import list_nodes
@@ -49,6 +50,7 @@ def run_workers(
     """Run one trial as a Train run; its name is the trial's, so a trial that is retried goes on with it."""
     started, storage = time.time(), open_storage(folder)
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_SECONDS)
+    _tell_address()
     trainer = TorchTrainer(
         _work,
         train_loop_config={"shared": shared, "parameters": parameters, "workers": workers, "held": held},
@@ -72,6 +74,16 @@ def run_workers(
         reason = str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
         facts = facts_since(started) | {"resources": held}
         tune.report(outcome_report(Outcome("FAIL", facts=facts, reason=reason)))
+
+
+def _tell_address() -> None:
+    """Have the processes of the Train run know their cluster.
+
+    The one that frees the workers of a stopped trial asks whether the run is alive. Where several clusters run on one
+    machine it cannot tell its own and gives up, and the workers would be held for good.
+    """
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
 
 
 def _work(config: dict[str, Any]) -> None:
