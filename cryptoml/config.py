@@ -24,6 +24,7 @@ from cryptoml.features.scaling import ScalingConfig
 from cryptoml.features.selection import CORE_FEATURES
 from cryptoml.features.targets import TargetConfig
 from cryptoml.trading.config import TradingConfig
+from cryptoml.training.adaptation import AdaptationConfig
 from cryptoml.training.config import TrainingConfig
 from cryptoml.training.member import CONTROL, MemberConfig
 from cryptoml.training.renewal import RenewalConfig
@@ -86,6 +87,7 @@ class ExperimentConfig(BaseModel):
         0, ge=0, description="Continual steps inside each test span, judged as one more candidate; 0 leaves it out"
     )
     renewal: RenewalConfig = RenewalConfig()
+    adaptation: AdaptationConfig = AdaptationConfig()
 
     @model_validator(mode="after")
     def _members_differ(self) -> Self:

@@ -39,6 +39,7 @@ from cryptoml.features.scaling import FeatureScaler
 from cryptoml.features.targets import Targets, make_targets
 from cryptoml.models.bundle import Bundle, save_bundle
 from cryptoml.models.ensemble import Ensemble
+from cryptoml.training.adaptation import AdapterArrays
 from cryptoml.training.fold import inner_folds
 from cryptoml.training.member import CONTROL
 from cryptoml.training.sweep import best_parameters, open_sweep, run_sweep
@@ -175,7 +176,8 @@ class Pipeline:
         """Fit the models of every fold, publish those of the last one as a bundle, and return them."""
         last = self.stages.folds(self.walk.refit, self.folds)[-1]
         losses = {member.name: member.validation_loss for member in last.fitted}
-        self._publish_bundle(last.ensembles[0], last.scaler, {"validation_loss": losses})
+        adapter = self.walk.adapter(last.data.fold, last.ensembles[0], last.scaler)
+        self._publish_bundle(last.ensembles[0], last.scaler, adapter, {"validation_loss": losses})
         return last
 
     def evaluate(self) -> Outcome:
@@ -185,7 +187,8 @@ class Pipeline:
             logger.info("fold %d of %d: train to %s", number, len(self.folds), end)
         forecasts = self.stages.folds(self.walk.forecast, self.folds)
         report, predictions = self._judge(forecasts)
-        self._publish_bundle(forecasts[-1].ensemble, forecasts[-1].scaler, report.ensemble.figures)
+        last = forecasts[-1]
+        self._publish_bundle(last.ensemble, last.scaler, last.adapter, report.ensemble.figures)
         with publish_file(self.run.out / "predictions.parquet") as path:
             predictions.to_parquet(path, index=False)
         write_report(report, self.run.out)
@@ -224,10 +227,9 @@ class Pipeline:
         )
         return report, frame
 
-    def _publish_bundle(self, ensemble: Ensemble, scaler: FeatureScaler, metrics: dict[str, Any]) -> None:
+    def _publish_bundle(self, ensemble: Ensemble, scaler: FeatureScaler, adapter: AdapterArrays, metrics: dict[str, Any]) -> None:
         """Write OUT/bundle in one atomic step."""
-        config, panel, last = self.config, self.market.panel, self.folds[-1]
-        read = max(last.train.stop, last.validation.stop) - 1 + self.targets.label_bars
+        config, panel = self.config, self.market.panel
         lookbacks = AdvancedFeatureEngineer(config.features).catalogue().set_index("name")["lookback"]
         bundle = Bundle(
             ensemble=ensemble,
@@ -244,7 +246,9 @@ class Pipeline:
             data_fingerprint=panel.fingerprint(),
             library_versions={name: version(name) for name in LIBRARIES},
             created_at=pd.Timestamp.now(tz="UTC").isoformat(timespec="seconds"),
-            known_until=panel.timestamps[read].isoformat(),
+            known_until=panel.timestamps[self.walk.last_read(self.folds[-1])].isoformat(),
+            adapter=adapter,
+            adaptation_config=config.adaptation.model_dump(mode="json"),
         )
         save_bundle(self.run.out / "bundle", bundle)
         self.run.upload("bundle")
@@ -259,6 +263,8 @@ class Pipeline:
             missing["ablations of graph and feature categories"] = "not asked for; the setting `ablations` adds them"
         if not config.continual_steps:
             missing["ablation of the continual step"] = "not asked for; the setting `continual_steps` adds it"
+        if not config.adaptation.rehearsals:
+            missing["ablation of the meta-learning"] = "not asked for; the setting `adaptation.rehearsals` adds it"
         return missing
 
     def _findings(

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
+import torch
 from tqdm import tqdm
 
 from cryptoml.config import ExperimentConfig
@@ -32,8 +33,11 @@ from cryptoml.features.selection import columns_of
 from cryptoml.features.targets import Targets
 from cryptoml.models.ensemble import Ensemble, Predictions
 from cryptoml.models.forecaster import Forecaster
+from cryptoml.training.adaptation import AdapterArrays, adapt_through, build_learner
+from cryptoml.training.checkpoint import read_tensors, write_tensors
 from cryptoml.training.fold import calibrated, forecast_member, forecast_test, scale_fold
 from cryptoml.training.member import CONTROL, FittedMember, FoldData, MemberTask, fit_member, load_fitted, save_fitted
+from cryptoml.training.rehearsal import learn_adapter
 from cryptoml.training.renewal import renew
 from cryptoml.training.search import Engine, run_here
 from cryptoml.training.sweep import tuned_tasks
@@ -42,6 +46,8 @@ __all__ = ["FoldForecast", "Refit", "Stages", "Walk", "compute_features", "fit_m
 
 CONTINUAL = "ensemble_continual"
 """Name of the candidate that goes on learning inside the test span."""
+META_LEARNING = "ensemble_meta_learning"
+"""Name of the candidate that is adapted to the newest bars inside the test span."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -129,6 +135,7 @@ class FoldForecast:
 
     ensemble: Ensemble
     scaler: FeatureScaler
+    adapter: AdapterArrays
     fitted: list[FittedMember]
     importance: dict[str, float]
     attention: dict[str, np.ndarray]
@@ -182,12 +189,14 @@ class Walk:
         inputs = self.inputs(data.targets, fold.train, fold.test)
         with progress_bar("baselines", "model", len(BASELINES)) as bar:
             others = run_baselines(inputs, data.features, self.config.baselines, on_baseline=lambda _: bar.update())
-        others += [candidate_from_predictions(name, found, inputs) for name, found in self._compared(refit)]
+        adapter = self.adapter(fold, ensemble, refit.scaler)
+        others += [candidate_from_predictions(name, found, inputs) for name, found in self._compared(refit, adapter)]
         members, bars = ensemble.members, data.features[:, fold.validation.bars]
         names = [part.name for part in refit.fitted]
         return FoldForecast(
             ensemble=ensemble,
             scaler=refit.scaler,
+            adapter=adapter,
             fitted=refit.fitted,
             importance=feature_importance(members, ensemble.weights, bars, self.features.names),
             attention=temporal_attention(dict(zip(names, members, strict=True)), bars, self.config.lookback),
@@ -196,8 +205,26 @@ class Walk:
             others=others,
         )
 
-    def _compared(self, refit: Refit) -> Iterator[tuple[str, Predictions]]:
-        """Forecasts of single members, of other seeds, of ablations, of the control run, and with continual steps."""
+    def last_read(self, fold: Fold) -> int:
+        """Return the last bar before the test that training or calibration read, labels included."""
+        return max(fold.train.stop, fold.validation.stop) - 1 + self.targets.label_bars
+
+    def adapter(self, fold: Fold, ensemble: Ensemble, scaler: FeatureScaler) -> AdapterArrays:
+        """Learn to adapt an ensemble to new regimes, from the bars that it knows; nothing where no rehearsal is asked for."""
+        config, past = self.config, self.market.panel.slice_time(None, self.last_read(fold) + 1)
+        if not config.adaptation.rehearsals:
+            return {}
+
+        def build(folder: Path) -> None:
+            engineer = AdvancedFeatureEngineer(config.features)
+            learned = learn_adapter(ensemble, past, engineer, scaler, config.targets, config.lookback, config.adaptation)
+            write_tensors(folder / "adapter.safetensors", {name: torch.from_numpy(one) for name, one in learned.items()}, {})
+
+        tensors, _ = read_tensors(self.run.stage(f"adapter_{fold.test.start}", build) / "adapter.safetensors")
+        return {name: value.numpy() for name, value in tensors.items()}
+
+    def _compared(self, refit: Refit, adapter: AdapterArrays) -> Iterator[tuple[str, Predictions]]:
+        """Forecasts of single members, other seeds, ablations, the control run, with continual steps, and adapted ones."""
         data, ensemble = refit.data, refit.ensembles[0]
         for part, member, forecast in zip(refit.fitted, ensemble.members, refit.forecasts[0], strict=True):
             yield f"member_{part.name}", forecast_test(calibrated([member], [forecast], data), [forecast], data)
@@ -208,6 +235,17 @@ class Walk:
             yield name, forecast_test(alone, [forecast], data)
         if self.config.continual_steps:
             yield CONTINUAL, self._continual(refit)
+        if adapter:
+            yield META_LEARNING, self._adapted(refit, adapter)
+
+    def _adapted(self, refit: Refit, adapter: AdapterArrays) -> Predictions:
+        """Forecast the test span, adapting to the newest bars every `adaptation.every_bars`."""
+        data, settings = refit.data, self.config.adaptation
+        validation, test = data.fold.validation, data.fold.test
+        targets = data.targets.on_bars(slice(validation.start, test.stop))
+        predictions = refit.ensembles[0].combine(refit.forecasts[0], targets.sigma)
+        learner = build_learner(data.config, settings, adapter)
+        return adapt_through(learner, predictions, targets, data.config, settings, test.start - validation.start)
 
     def _continual(self, refit: Refit) -> Predictions:
         """Forecast the test span in stretches; before each but the first the ensemble learns the bars that are new by then."""

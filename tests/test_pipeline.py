@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from cryptoml import pipeline
 from cryptoml.config import ExperimentConfig
@@ -20,6 +21,7 @@ from cryptoml.features.scaling import FeatureScaler
 from cryptoml.features.targets import TargetConfig, make_targets
 from cryptoml.models.bundle import load_bundle
 from cryptoml.pipeline import Market, Outcome, Stages, open_market, plan_folds, run_pipeline
+from cryptoml.training.adaptation import build_learner
 from tests.tiny import tiny_experiment
 
 TRAIN_END = "2021-02-15"
@@ -114,6 +116,10 @@ class TestOutputs:
 
         report = json.loads((outcome.folder / "report.json").read_text(), parse_constant=refuse)
         assert {"member_tft", "member_tcn", "shuffled_labels", "buy_and_hold"} <= set(report["baselines"])
+        assert [report["ablations"]["meta_learning"][side] for side in ("without", "with")] == [
+            "ensemble",
+            "ensemble_meta_learning",
+        ]
         assert report["ensemble"]["direction"]["accuracy"]["value"] is not None
         assert "Built-in market" in report["extras"]
         assert len(report["trials"]) == 2
@@ -135,6 +141,13 @@ class TestOutputs:
             np.testing.assert_allclose(rows[PROBABILITIES], found.probabilities[asset, bars], atol=1e-6)
             np.testing.assert_allclose(rows[["q10", "q50", "q90"]], found.quantiles[asset, bars, 1], atol=1e-6)
             np.testing.assert_allclose(rows["volatility"], found.volatility[asset, bars], rtol=1e-5)
+
+    def test_the_bundle_holds_what_it_rehearsed(self, outcome: Outcome) -> None:
+        start, bundle = tiny_experiment(), load_bundle(outcome.folder / "bundle")
+        assert bundle.adaptation_config == start.adaptation.model_dump(mode="json")
+        learned = build_learner(start.targets, start.adaptation, bundle.adapter).state_dict()
+        fresh = build_learner(start.targets, start.adaptation).state_dict()
+        assert any(not torch.equal(learned[name], fresh[name]) for name in fresh)
 
     def test_the_scaler_and_all_labels_end_with_the_training_end(self, outcome: Outcome) -> None:
         span = FeatureScaler.from_arrays(load_bundle(outcome.folder / "bundle").scaler).span

@@ -28,6 +28,7 @@ SETTINGS: dict[str, Any] = {
         "space": {"hidden_size": [8], "num_heads": [2], "num_layers": [1], "batch_size": [8]},
     },
     "bootstrap": {"num_draws": 20},
+    "adaptation": {"rehearsals": 2, "tasks": 4, "markets": 1, "bars": 500, "every_bars": 48},
 }
 """Changes to the preset `debug`, as a YAML file would state them."""
 

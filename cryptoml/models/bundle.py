@@ -130,7 +130,7 @@ def save_bundle(path: str | Path, bundle: Bundle) -> None:
         _write(folder / _CONFIG, _to_json(_stored(bundle)))
         for name, arrays in ((_SCALER, bundle.scaler), (_ADAPTER, bundle.adapter)):
             if arrays or name == _SCALER:
-                _write(folder / name, safetensors.numpy.save({key: np.ascontiguousarray(a) for key, a in arrays.items()}))
+                _write(folder / name, safetensors.numpy.save({key: np.asarray(a, order="C") for key, a in arrays.items()}))
         for index, member in enumerate(bundle.ensemble.members):
             weights = {name: tensor.detach().cpu().contiguous() for name, tensor in member.state_dict().items()}
             _write(folder / _member_file(index), safetensors.torch.save(weights))

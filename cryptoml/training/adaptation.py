@@ -7,6 +7,7 @@ Shape legend: shot = forecast origins in time order, asset.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from cryptoml.data.invented import InventionConfig
 from cryptoml.errors import BundleError
-from cryptoml.features.targets import TargetConfig
+from cryptoml.features.targets import TargetConfig, Targets
 from cryptoml.models.adapter import ForecastAdapter, forecast_tensors
 from cryptoml.models.ensemble import Predictions
 from cryptoml.models.forecaster import Forecast
@@ -29,6 +30,7 @@ __all__ = [
     "AdapterArrays",
     "Weighted",
     "adapt",
+    "adapt_through",
     "adaptation_loss",
     "build_learner",
     "support_set",
@@ -48,10 +50,11 @@ class AdaptationConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     support_bars: int = Field(50, ge=5, description="Newest bars that an adaptation learns from where it is not told")
+    every_bars: int = Field(24, ge=1, description="Bars between the adaptations of an evaluation")
     inner_lr: float = Field(0.01, gt=0, description="Step size of adaptation, from which the learned ones start")
     num_inner_steps: int = Field(5, ge=1, description="Gradient steps of an adaptation")
     prior_labels: float = Field(50.0, ge=0, description="Independent labels that the unadapted forecast counts for")
-    rehearsals: int = Field(150, ge=0, description="Steps of meta-training; 0 leaves effects and step sizes as they start")
+    rehearsals: int = Field(150, ge=0, description="Steps of meta-training; 0 leaves it out: bundles have no learned adapter")
     tasks: int = Field(24, ge=1, description="Tasks per step of meta-training")
     learning_rate: float = Field(0.05, gt=0, description="Step size of meta-training at its start")
     bars: int = Field(3000, ge=500, description="Newest bars of the past of which markets with invented regimes are made")
@@ -162,3 +165,42 @@ def adapt(
     assert isinstance(adapter, ForecastAdapter)
     total = y[1]["returns"].sum().item() or 1.0
     return adapter, outcome._replace(loss_before=outcome.loss_before / total, loss_after=outcome.loss_after / total)
+
+
+def adapt_through(
+    learner: MetaLearningMAML,
+    predictions: Predictions,
+    targets: Targets,
+    target_config: TargetConfig,
+    config: AdaptationConfig,
+    first: int,
+) -> Predictions:
+    """Return the forecasts from bar `first` on as they would have been with an adaptation at every `every_bars`-th bar.
+
+    Each adaptation starts from the base and learns the newest `support_bars` bars of all assets; what it learned moves the
+    forecasts made from its bar on, until the next one.
+
+    Args:
+        learner: From `build_learner`.
+        predictions: Of an ensemble, in real units `[asset, time, ...]`.
+        targets: Of the same bars.
+        target_config: What the targets were made with.
+        config: Sizes.
+        first: First bar to adapt at.
+    """
+    num_bars, parts = predictions.volatility.shape[1], []
+    for start in range(first, num_bars, config.every_bars):
+        seen, ahead = slice(max(0, start - config.support_bars), start), slice(start, min(start + config.every_bars, num_bars))
+        log_return = targets.log_return[:, seen].copy()
+        for index, horizon in enumerate(target_config.horizons):
+            log_return[:, np.arange(seen.start, start) + horizon > start, index] = np.nan
+        sigma = targets.sigma[:, seen]
+        x, y = support_set(predictions.on_bars(seen), sigma, log_return, target_config, config.prior_labels)
+        moved = predictions.on_bars(ahead)
+        if len(x.direction):
+            adapter, _ = adapt(learner, x, y, target_config.quantiles)
+            moved = adapter.apply_to(moved, targets.sigma[:, ahead], target_config.horizons)
+        parts.append(moved)
+    return Predictions(
+        **{part.name: np.concatenate([getattr(one, part.name) for one in parts], axis=1) for part in fields(Predictions)}
+    )

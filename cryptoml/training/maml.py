@@ -122,12 +122,14 @@ class MetaLearningMAML(nn.Module):
             ValueError: The support set is empty.
         """
         adapted, self.last_adaptation = self.adapt_and_report(support_x, support_y, loss_fn)
+        if not self.last_adaptation.accepted:
+            _log.warning("adaptation refused: %s", self.last_adaptation.reason)
         return adapted
 
     def adapt_and_report(
         self, support_x: Examples, support_y: Any, loss_fn: LossFunction, *, every_part: bool = False
     ) -> tuple[nn.Module, AdaptationOutcome]:
-        """Adapt as `adapt` does and return the outcome too, without writing to this module: safe to call concurrently.
+        """Adapt as `adapt` does and return the outcome too; nothing is logged or kept here, so it is safe to call concurrently.
 
         With `every_part` each fifth of the support is held back in turn, not the latest alone, and their losses are summed.
         """
@@ -142,8 +144,6 @@ class MetaLearningMAML(nn.Module):
         if not all(values.isfinite().all() for values in trained_parameters(adapted).values()):
             adapted = copy.deepcopy(self.base_model)
             outcome = outcome._replace(accepted=False, reason="adapted weights are not finite: base kept")
-        if not outcome.accepted:
-            _log.warning("adaptation refused: %s", outcome.reason)
         adapted.adaptation = outcome  # type: ignore[assignment]
         return adapted, outcome
 

@@ -41,6 +41,8 @@ def make_bundle(seed: int = 0) -> Bundle:
         data_fingerprint="ab" * 32,
         library_versions={"torch": "2.13.0"},
         created_at="2026-01-01T00:00:00+00:00",
+        adapter={"log_rates": np.array([-1.0, 2.0, 3.0], np.float32), "base_model.knobs.drift": np.array(0.5, np.float32)},
+        adaptation_config={"support_bars": 40},
     )
 
 
@@ -74,6 +76,10 @@ def test_everything_comes_back_bit_by_bit(saved: Path) -> None:
     for name in ("center", "span_us"):
         assert loaded.scaler[name].dtype == original.scaler[name].dtype
         assert np.array_equal(loaded.scaler[name], original.scaler[name])
+    for name, values in original.adapter.items():
+        assert loaded.adapter[name].shape == values.shape
+        assert loaded.adapter[name].tobytes() == values.tobytes()
+    assert loaded.adaptation_config == {"support_bars": 40}
     shifts = [bundle.ensemble.calibration.quantile_shift for bundle in (original, loaded)]
     assert np.array_equal(*shifts)
     assert np.array_equal(*(bundle.ensemble.error_correlation for bundle in (original, loaded)))
@@ -81,6 +87,12 @@ def test_everything_comes_back_bit_by_bit(saved: Path) -> None:
     for name in ("symbols", "feature_names", "feature_lookbacks", "feature_config", "context_bars", "created_at"):
         assert getattr(loaded, name) == getattr(original, name)
     assert loaded.metrics == {"accuracy": 0.5, "sharpe": None, "by_symbol": {"BTCUSDT": [1, 2]}}
+
+
+def test_a_bundle_may_lack_an_adapter(tmp_path: Path) -> None:
+    save_bundle(tmp_path / "bundle", replace(make_bundle(), adapter={}))
+    assert not (tmp_path / "bundle" / "adapter.safetensors").exists()
+    assert load_bundle(tmp_path / "bundle").adapter == {}
 
 
 def test_same_bundle_gives_the_same_bytes(saved: Path, tmp_path: Path) -> None:
@@ -121,7 +133,9 @@ def test_other_folders_are_not_overwritten(tmp_path: Path) -> None:
         save_bundle(tmp_path, make_bundle())
 
 
-@pytest.mark.parametrize("name", ["config.json", "scaler.safetensors", "members/0.safetensors", "members/2.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "scaler.safetensors", "adapter.safetensors", "members/0.safetensors", "members/2.safetensors"]
+)
 def test_a_flipped_bit_is_found_in_every_file(saved: Path, name: str) -> None:
     content = bytearray((saved / name).read_bytes())
     for position in np.linspace(0, len(content) - 1, 7).astype(int):
@@ -142,7 +156,9 @@ def test_a_flipped_bit_is_found_anywhere_in_the_manifest(saved: Path) -> None:
             load_bundle(saved)
 
 
-@pytest.mark.parametrize("name", ["bundle.json", "config.json", "scaler.safetensors", "members/1.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["bundle.json", "config.json", "scaler.safetensors", "adapter.safetensors", "members/1.safetensors"]
+)
 def test_a_missing_file_is_named(saved: Path, name: str) -> None:
     (saved / name).unlink()
     with pytest.raises(BundleError, match=f"^{name}: must be a file in .*, was missing"):

@@ -1,15 +1,19 @@
 """Adaptation follows what the newest bars show, counts evidence, and keeps the base where that does not hold."""
 
+from dataclasses import fields, replace
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from cryptoml.errors import BundleError
-from cryptoml.features.targets import TargetConfig
+from cryptoml.features.targets import TargetConfig, Targets, make_targets
 from cryptoml.models.adapter import Knobs
+from cryptoml.models.ensemble import Predictions
 from cryptoml.models.forecaster import Forecast
-from cryptoml.training.adaptation import AdaptationConfig, adapt, build_learner, support_weights
+from cryptoml.training.adaptation import AdaptationConfig, adapt, adapt_through, build_learner, support_weights
 from cryptoml.training.maml import AdaptationOutcome
 
 TARGETS = TargetConfig(horizons=(1, 4), primary_horizon=4)
@@ -117,3 +121,56 @@ def test_arrays_come_back_and_damaged_ones_are_named() -> None:
         build_learner(TARGETS, CONFIG, {name: value for name, value in arrays.items() if name != "log_rates"})
     with pytest.raises(BundleError, match="drift_on_returns"):
         build_learner(TARGETS, CONFIG, arrays | {"base_model.effects.drift_on_returns": np.ones(3, np.float32)})
+
+
+def drawn_market(bars: int = 300, assets: int = 3) -> tuple[Predictions, Targets]:
+    """Calm returns and, in the last third, wild ones, with forecasts that never notice."""
+    rng = np.random.default_rng(0)
+    scale = np.where(np.arange(bars) < 200, 1.0, 2.5)
+    close = 100 * np.exp(np.cumsum(0.01 * scale * rng.standard_normal((assets, bars)), axis=1))
+    targets = make_targets(Closes(close), TARGETS)
+    targets = replace(targets, sigma=np.full_like(targets.sigma, 0.01))
+    unit = 0.01 * np.sqrt(np.array(TARGETS.horizons))[:, None] * np.array([-1.2816, 0.0, 1.2816])
+    shape = (assets, bars)
+    predictions = Predictions(
+        np.full((*shape, 3), 1 / 3, np.float32),
+        np.full(shape, 0.02, np.float32),
+        np.full((*shape, 4), 0.25, np.float32),
+        np.full(shape, 0.5, np.float32),
+        np.broadcast_to(unit, (*shape, 2, 3)).astype(np.float32),
+    )
+    predictions.quantiles[0, 210] = np.nan
+    return predictions, targets
+
+
+class Closes(NamedTuple):
+    """What targets read of a panel."""
+
+    close: np.ndarray
+
+    def field(self, name: str) -> np.ndarray:
+        assert name == "close"
+        return self.close
+
+
+def test_adapting_through_a_span_follows_it() -> None:
+    predictions, targets = drawn_market()
+    learner = build_learner(TARGETS, CONFIG)
+    moved = adapt_through(learner, predictions, targets, TARGETS, CONFIG, 120)
+    assert moved.volatility.shape == (3, 180)
+    assert moved.volatility[:, -20:].min() > 1.05 * moved.volatility[:, :60].max()
+    assert np.isnan(moved.quantiles[0, 90]).all()
+    assert np.isfinite(moved.quantiles[1:]).all()
+
+
+def test_adapting_through_a_span_reads_no_later_bar() -> None:
+    predictions, targets = drawn_market()
+    learner, cut = build_learner(TARGETS, CONFIG), 240
+    changed = replace(targets, log_return=targets.log_return.copy())
+    for index, horizon in enumerate(TARGETS.horizons):
+        changed.log_return[:, cut - horizon + 1 :, index] = 9.0
+    before, after = (adapt_through(learner, predictions, one, TARGETS, CONFIG, 120) for one in (targets, changed))
+    for part in fields(before):
+        left, right = (getattr(one, part.name)[:, : cut - 120 + 1] for one in (before, after))
+        np.testing.assert_array_equal(left, right)
+    assert not np.array_equal(before.volatility[:, cut - 120 + 24 :], after.volatility[:, cut - 120 + 24 :])
