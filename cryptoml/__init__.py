@@ -32,6 +32,7 @@ _HOME = {
     "UltimateTradingAI": "cryptoml.live.trading_ai",
     "UncertaintyWeightedLoss": "cryptoml.training.losses",
     "create_ensemble_predictions": "cryptoml.training.combination",
+    "integrate_with_existing_bot": "cryptoml.live.bots",
     "load_bundle": "cryptoml.models.bundle",
     "load_panel": "cryptoml.data.loading",
     "optimize_ensemble_weights": "cryptoml.training.combination",

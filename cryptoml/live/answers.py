@@ -70,7 +70,7 @@ class Answers:
         timestamp = question.timestamps[place[1]]
         if np.isnan(predictions.probabilities[place]).any():
             return self._hold(symbol, timestamp, Refusal.MISSING_INPUTS, "features of the last closed bar are missing")
-        levels = self._targets.quantiles
+        levels, sigma = self._targets.quantiles, question.sigma[row, place[1] - len(question.timestamps)]
         return Prediction(
             symbol=symbol,
             timestamp=timestamp,
@@ -81,6 +81,7 @@ class Answers:
             regime=_named(REGIMES, predictions.regime[place]),
             volatility=float(predictions.volatility[place]),
             position_size=float(predictions.position_size[place]),
+            threshold=float(self._targets.direction_threshold * np.sqrt(self._targets.primary_horizon) * sigma),
             quantiles={
                 horizon: dict(zip(levels, map(float, values), strict=True))
                 for horizon, values in zip(self._targets.horizons, predictions.quantiles[place], strict=True)

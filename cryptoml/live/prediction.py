@@ -37,6 +37,9 @@ class Prediction:
         position_size: The model's own risk-adjusted fraction in [0, 1]; the traded size is in `signal`.
         quantiles: Horizon in bars -> level -> log return from the last close.
         signal: What `cryptoml.trading.description.describe` returns.
+        threshold: Log return over the horizon beyond which a move counts as UP or DOWN.
+        feature_importance: Feature -> weight, largest first, summing to 1; empty where not asked for.
+        temporal_attention: Bars ago, 0 being the last closed bar -> weight, summing to 1; empty likewise.
         refusal: Why there is no forecast, or None.
         adaptation: Id of the adaptation that moved the forecast, or None.
     """
@@ -51,6 +54,9 @@ class Prediction:
     volatility: float | None = None
     position_size: float | None = None
     quantiles: Mapping[int, Mapping[float, float]] = field(default_factory=dict)
+    threshold: float | None = None
+    feature_importance: Mapping[str, float] = field(default_factory=dict)
+    temporal_attention: Mapping[int, float] = field(default_factory=dict)
     refusal: Refusal | None = None
     adaptation: str | None = None
 

@@ -13,6 +13,7 @@ from cryptoml.errors import BundleError, DataError
 from cryptoml.features.targets import REGIMES, make_targets
 from cryptoml.live.adaptation import Adaptation, finite_or_none
 from cryptoml.live.answers import Answers
+from cryptoml.live.explanation import explain_last_bar
 from cryptoml.live.inputs import ModelInputs, Question
 from cryptoml.live.intake import Intake, Requirements, admit, live_panel
 from cryptoml.live.prediction import Prediction
@@ -96,6 +97,11 @@ class Predictor:
         return self.needs.history_bars
 
     @property
+    def num_parameters(self) -> int:
+        """Numbers that the models have learned."""
+        return sum(one.numel() for member in self._bundle.ensemble.members for one in member.parameters())
+
+    @property
     def version(self) -> str:
         """When the bundle was made and from which data."""
         return f"{self._bundle.created_at}-{self._bundle.data_fingerprint[:8]}"
@@ -107,6 +113,7 @@ class Predictor:
         *,
         now: Any = None,
         adaptations: Sequence[Adaptation] = (),
+        explain: bool = False,
     ) -> list[Prediction]:
         """Forecast each symbol at its last closed bar.
 
@@ -116,6 +123,7 @@ class Predictor:
             now: Instant of the decision, timezone-aware; the newest close of `frames` where None. A bar that is not closed
                 by then is left out.
             adaptations: From `adapt`; each moves the forecasts of its symbols, the last accepted one where several name it.
+            explain: Fill in `feature_importance` and `temporal_attention`, for about as long as the forecast takes.
 
         Returns:
             One prediction per symbol, in the order of `frames`. A symbol that was never trained, or whose candles are too
@@ -131,7 +139,8 @@ class Predictor:
         if question.intake.usable:
             predictions = self._forecast(question.features, question.sigma)
             predictions = self.moved(predictions, question.sigma[:, -len(question.timestamps) :], chosen)
-        return self.answer(question, predictions, {symbol: one.id for symbol, one in chosen.items()})
+        found = self.answer(question, predictions, {symbol: one.id for symbol, one in chosen.items()})
+        return self._explained(found, question) if explain else found
 
     def question(
         self,
@@ -174,6 +183,7 @@ class Predictor:
         bars: int | None = None,
         symbols: Sequence[str] | None = None,
         regime: str | None = None,
+        rate_scale: float = 1.0,
         now: Any = None,
     ) -> Adaptation:
         """Learn from the newest closed bars what the forecasts miss; no weight of the model changes, `predict` applies it.
@@ -189,6 +199,7 @@ class Predictor:
             symbols: Those whose bars teach, and whose forecasts the adaptation moves; all usable ones of `frames` where None.
                 More of them teach faster, where they share the regime.
             regime: Name to keep it under; the regime most probable at the newest bar where None.
+            rate_scale: Factor on the learned step sizes.
             now: As for `predict`.
 
         Raises:
@@ -205,7 +216,8 @@ class Predictor:
         used = (y[1]["returns"] > 0).any(dim=-1)
         if not used.any():
             raise DataError(f"adapting needs {self.history_bars + bars} candles per symbol, {panel.num_bars} bars were given")
-        adapter, outcome = adapt(self._learner, x, y, self._targets.quantiles)
+        learner = build_learner(self._targets, self._adaptation, self._bundle.adapter, rate_scale=rate_scale)
+        adapter, outcome = adapt(learner, x, y, self._targets.quantiles)
         first = panel.num_bars - len(used) + int(used.any(dim=1).int().argmax()) + 1
         return Adaptation(
             model=self.version,
@@ -296,6 +308,17 @@ class Predictor:
             for part in fields(predictions):
                 getattr(predictions, part.name)[rows] = getattr(moved, part.name)
         return predictions
+
+    def _explained(self, found: Sequence[Prediction], question: Question) -> list[Prediction]:
+        """Add to each forecast what it rests on; symbols whose last bars are the same are explained together."""
+        told = {one.symbol: one for one in found}
+        for origin, stamp in enumerate(question.timestamps):
+            these = [one for one in found if one.refusal is None and one.timestamp == stamp]
+            window = question.features[:, origin : origin + self.inputs.context_bars]
+            rows = [self.symbols.index(one.symbol) for one in these]
+            reasons = explain_last_bar(self._bundle.ensemble, window, self._bundle.feature_names, rows) if these else []
+            told |= {one.symbol: replace(one, **vars(reason)) for one, reason in zip(these, reasons, strict=True)}
+        return list(told.values())
 
     def _forecast(self, features: np.ndarray, sigma: np.ndarray, chunk_origins: int | None = None) -> Predictions:
         """Return predictions `[asset, origin, ...]` of what `ModelInputs` gave."""

@@ -1,108 +1,372 @@
-"""A trading bot's view of a model: asynchronous predictions, the latest signal per symbol."""
+"""A trading bot's view of a model: train it, ask it, adapt it, keep what it remembers."""
 
 import asyncio
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import ValidationError
 
-from cryptoml.data.schema import normalise_symbol
-from cryptoml.errors import BundleError, ConfigError
+from cryptoml.config import ExperimentConfig
+from cryptoml.data.panel import Panel
+from cryptoml.data.schema import normalise_symbol, parse_timeframe
+from cryptoml.errors import BundleError, ConfigError, DataError
+from cryptoml.live.adaptation import Adaptation
+from cryptoml.live.candles import market_of, split_symbols, tidy_candles
+from cryptoml.live.outcomes import OutcomeLog
 from cryptoml.live.prediction import Prediction
 from cryptoml.live.predictor import Predictor
+from cryptoml.live.readings import Tables, reading_tables
+from cryptoml.live.schooling import chosen_features, train_bundle
+from cryptoml.live.session import Session
+from cryptoml.live.settings import LiveSettings
+from cryptoml.live.state import load_session_state, save_session_state, state_versions
+from cryptoml.live.track_record import direction_accuracy, mean_confidence, realised_sharpe_ratio
 from cryptoml.models.bundle import load_bundle
-from cryptoml.trading.config import TradingConfig
+from cryptoml.training.config import EpochEnd
 
 __all__ = ["UltimateTradingAI"]
 
+LEARNING_RATE = 1e-4
+"""The rate of `adapt_to_new_regime` that takes the learned step sizes as they are."""
+
 
 class UltimateTradingAI:
-    """Thin face over `Predictor` for use inside an event loop, which model work never blocks.
+    """Forecasts, signals, adaptation and memory for a bot inside an event loop, which model work never blocks.
+
+    Model work runs in threads. Several tasks may predict while another adapts or trains: each forecast takes model and
+    adaptations as they are when it begins, whole. `model_dir` holds the model (`bundle`), what `save_state` keeps (`state`),
+    and the log of forecasts and their outcomes, which is written as they happen.
 
     Args:
-        config: Settings of the decision (fields of `TradingConfig`) that replace those of the bundle.
+        config: Keys of `LiveSettings` and fields of `TradingConfig`; what is not given is left to preset and bundle.
         device: Where the models run, `"cpu"` where None; a `torch.device` will do.
-        model_dir: Folder of a bundle, or a folder that holds one as `bundle`.
+        model_dir: Folder of the model and its state, or of a bundle.
 
     Raises:
-        ConfigError: An unknown setting or an impossible value.
+        ConfigError: An unknown setting (the message has the nearest known name) or an impossible value.
     """
 
     def __init__(
         self, config: Mapping[str, Any] | None = None, device: Any = None, model_dir: str | Path = "models/ultimate"
     ) -> None:
-        self._config = dict(config or {})
+        self.settings = LiveSettings.of(config)
         self._device = "cpu" if device is None else str(device)
         self._model_dir = Path(model_dir)
-        self._predictor: Predictor | None = None
-        self._latest: dict[str, Prediction] = {}
-        _trading_config({}, self._config)
+        self._session: Session | None = None
+        self._learning = threading.Lock()
 
-    def load_state(self) -> None:
-        """Load the bundle of `model_dir`.
+    async def train_from_historical_data(
+        self,
+        data: Any,
+        symbols: Sequence[str] | None = None,
+        epochs: int | None = None,
+        optimize_hyperparams: bool = False,
+        *,
+        on_epoch_end: Callable[[str, EpochEnd], object] | None = None,
+    ) -> dict[str, Any]:
+        """Train a model by the pipeline, publish it in `model_dir` and go on with it.
+
+        Cancelled or interrupted, it goes on from the last epoch when it is called again with the same data and settings.
+
+        Args:
+            data: Candles: a frame with a column `symbol`, or of one symbol; a mapping of symbols to frames; a panel; a file,
+                a folder of files, or a lake.
+            symbols: Such as `["BTC/USDT", "ETH/USDT"]`; all that the data holds where None.
+            epochs: At most; the setting `num_epochs`, or the preset's number, where None.
+            optimize_hyperparams: Search hyperparameters first, by an inner walk-forward.
+            on_epoch_end: Called from the training thread with the member's name and the epoch's figures.
+
+        Returns:
+            `train_loss`, `val_loss` and the other figures of the heaviest member, a list each with a number per epoch, and
+            `members`, `weights`, `best_parameters`.
 
         Raises:
-            BundleError: It is missing or damaged.
+            DataError: The candles cannot be used.
+            ConfigError: They are too few for the settings, or a setting is impossible.
         """
-        nested = self._model_dir / "bundle"
-        bundle = load_bundle(nested if nested.is_dir() else self._model_dir)
-        self._predictor = Predictor(bundle, trading=_trading_config(bundle.trading_config, self._config), device=self._device)
-        self._latest.clear()
+        stop = threading.Event()
+
+        def work() -> dict[str, Any]:
+            with self._learning:
+                return self._train(data, symbols or (), epochs, optimize_hyperparams, on_epoch_end, stop.is_set)
+
+        try:
+            return await asyncio.to_thread(work)
+        finally:
+            stop.set()
 
     async def predict(
         self,
         current_data: pd.DataFrame,
         symbol: str,
+        onchain: Any = None,
+        orderbook: Any = None,
+        cross_exchange: Any = None,
         *,
         others: Mapping[str, pd.DataFrame] | None = None,
-        tables: Mapping[str, Mapping[str, pd.DataFrame]] | None = None,
+        tables: Tables | None = None,
         now: Any = None,
+        explain: bool = True,
     ) -> dict[str, Any]:
-        """Forecast one symbol at its last closed bar, in a thread, and keep its signal for `get_trading_signal`.
+        """Forecast one symbol at its last closed bar and remember its signal.
 
         Args:
-            current_data: The symbol's candles, as `Predictor.predict` takes them.
+            current_data: The symbol's candles, with a UTC index or time column. The first call needs as many as the model
+                reads; later ones may bring the new bars alone.
             symbol: Such as `"BTC/USDT"`.
+            onchain: `OnChainMetrics`, known from the close of the last bar, or a history; remembered for later calls.
+            orderbook: `{"bids": [[price, size], ...], "asks": ...}` or a history, likewise.
+            cross_exchange: Venue -> price or candle history, and `funding`, likewise.
             others: Candles of other symbols that the model knows, for the graph across assets.
-            tables: Slower series by table and key.
-            now: Instant of the decision; the newest close where None.
+            tables: Slower series by table and key, for this call.
+            now: Instant of the decision; the newest close where None. With it, old candles are stale.
+            explain: Fill in `feature_importance` and `temporal_attention`, for about as long as the forecast takes.
 
         Returns:
-            `symbol, timestamp, available_at, horizon_bars, direction, regime, volatility, position_size, quantiles, signal,
-            refusal`, as in `Prediction`.
+            The fields of `Prediction`: `direction`, `regime`, `volatility`, `position_size`, `quantiles`, `signal`,
+            `feature_importance` (feature -> weight, largest first), `temporal_attention` (bars ago -> weight), `refusal`, ...
 
         Raises:
             BundleError: No model is loaded.
             DataError: The candles cannot be read.
         """
-        if self._predictor is None:
-            raise BundleError("no model is loaded: call load_state first")
         name = normalise_symbol(symbol)
         frames = {key: frame for key, frame in (others or {}).items() if normalise_symbol(key) != name} | {name: current_data}
-        predictions = await asyncio.to_thread(self._predictor.predict, frames, tables, now=now)
-        prediction = next(one for one in predictions if one.symbol == name)
-        self._latest[name] = prediction
-        return dict(vars(prediction))
+        readings = {"onchain": onchain, "orderbook": orderbook, "cross_exchange": cross_exchange}
+        found = await self.predict_all(frames, readings={name: readings}, tables=tables, now=now, explain=explain)
+        return found[name]
 
-    def get_trading_signal(self, symbol: str, min_confidence: float | None = None) -> dict[str, Any] | None:
-        """Return the signal of the symbol's latest prediction.
+    async def predict_all(
+        self,
+        frames: Mapping[str, pd.DataFrame],
+        *,
+        readings: Mapping[str, Mapping[str, Any]] | None = None,
+        tables: Tables | None = None,
+        now: Any = None,
+        explain: bool = True,
+    ) -> dict[str, dict[str, Any]]:
+        """Forecast several symbols at once, which is quicker than one by one and shows the model all of them.
+
+        Args:
+            frames: Symbol -> candles, as `current_data` of `predict`.
+            readings: Symbol -> `onchain`, `orderbook`, `cross_exchange`, as `predict` takes them.
+            tables: As for `predict`.
+            now: As for `predict`.
+            explain: As for `predict`.
+
+        Returns:
+            What `predict` returns, by normalised symbol.
+        """
+        session = self._loaded()
+
+        def work() -> dict[str, Prediction]:
+            tidy = self._tidy(frames)
+            known = {normalise_symbol(name): given for name, given in (readings or {}).items()}
+            return session.predict(tidy, self._tables(tidy, known, session, now), tables or {}, now=now, explain=explain)
+
+        found = await asyncio.to_thread(work)
+        return {symbol: dict(vars(one)) for symbol, one in found.items()}
+
+    def get_trading_signal(self, symbol: str, min_confidence: float | None = None, *, now: Any = None) -> dict[str, Any] | None:
+        """Return the signal of the symbol's latest prediction, with the position that all recent decisions add up to.
 
         None where there is none, where it says HOLD, and where its confidence is below `min_confidence` (by default the
-        one the decision was made with). How old that prediction is, its `available_at` tells.
+        one the decision was made with).
+
+        Args:
+            symbol: Such as `"BTC/USDT"`.
+            min_confidence: Least calibrated probability of the traded direction.
+            now: Present instant; a prediction whose bar closed too long before it is stale, and gives None.
         """
-        prediction = self._latest.get(normalise_symbol(symbol))
-        if prediction is None or prediction.signal["action"] == "HOLD":
+        session = self._session
+        prediction = session.latest.get(normalise_symbol(symbol)) if session is not None else None
+        if session is None or prediction is None or prediction.signal["action"] == "HOLD":
             return None
         if min_confidence is not None and prediction.signal["confidence"] < min_confidence:
             return None
-        return dict(prediction.signal)
+        if now is not None and self._is_stale(prediction, now):
+            return None
+        target = session.targets(prediction.timestamp)[prediction.symbol]
+        return {**prediction.signal, "target_position": target}
+
+    def target_positions(self, drawdown: float = 0.0) -> dict[str, float]:
+        """Return the position to hold of every symbol after the decisions at the newest bar, signed fractions of equity.
+
+        What the backtest holds: recent decisions add up as tranches under the limits; a symbol that was not forecast at that
+        bar is flat.
+
+        Args:
+            drawdown: The account's loss from its highest equity, a fraction, for the drawdown brake.
+        """
+        return self._loaded().targets(drawdown=drawdown)
+
+    async def adapt_to_new_regime(
+        self,
+        recent_data: Any,
+        learning_rate: float = LEARNING_RATE,
+        *,
+        symbol: str | None = None,
+        bars: int | None = None,
+        regime: str | None = None,
+    ) -> Adaptation:
+        """Adapt forecasts to the newest bars by MAML, in well under two seconds; the model's weights stay as they are.
+
+        Where held-back bars show no gain, forecasts stay as they were and the result says so. It moves the forecasts of the
+        symbols that it was given.
+
+        Args:
+            recent_data: Candles of one or several symbols, as `train_from_historical_data` takes them. Bars that were seen
+                before need not come again.
+            learning_rate: 0.0001 takes the learned step sizes as they are, twice that doubles them, and so on.
+            symbol: Whose candles a frame of one symbol holds; found by comparison with candles seen before where None.
+            bars: Newest bars to learn from, 10 to 50 are sensible.
+            regime: Name to keep it under; the most probable one where None.
+
+        Raises:
+            BundleError: No model is loaded.
+            DataError: The candles cannot be used, or nothing says whose they are.
+        """
+        session = self._loaded()
+        if not learning_rate > 0:
+            raise ConfigError(f"learning_rate must be above 0, was {learning_rate}")
+
+        def work() -> Adaptation:
+            frames = self._recent(session, recent_data, symbol)
+            with self._learning:
+                return session.adapt(frames, learning_rate / LEARNING_RATE, bars=bars, regime=regime)
+
+        return await asyncio.to_thread(work)
+
+    def save_state(self) -> Path:
+        """Keep positions, adaptations, candles and readings as a new version in `model_dir/state`; return its folder.
+
+        Raises:
+            BundleError: No model is loaded, or the folder cannot be written.
+        """
+        return save_session_state(self._model_dir / "state", self._loaded())
+
+    def load_state(self) -> None:
+        """Load the model of `model_dir` and the newest state there, if any.
+
+        Raises:
+            BundleError: There is no model, or model, state or log are damaged; the message names file and field.
+        """
+        session = self._open()
+        versions = state_versions(self._model_dir / "state")
+        if versions:
+            load_session_state(versions[-1], session)
+        self._session = session
+
+    def get_performance_report(self) -> dict[str, Any]:
+        """Return how the forecasts of this bot came true, over all its runs on `model_dir`.
+
+        Returns:
+            `prediction_accuracy` (share of forecasts whose most probable direction came true), `sharpe_ratio` (annualised, of
+            its decisions filled at the next open, after costs), `num_predictions`, `avg_confidence`, `active_symbols`,
+            `device`, `model_parameters`. None where nothing is known yet.
+
+        Raises:
+            BundleError: No model is loaded.
+        """
+        session = self._loaded()
+        with session.at_rest():
+            log, trading = session.log, session.predictor.trading
+            return {
+                "prediction_accuracy": direction_accuracy(log),
+                "sharpe_ratio": realised_sharpe_ratio(log, trading),
+                "num_predictions": len(log),
+                "avg_confidence": mean_confidence(log),
+                "active_symbols": len({one.symbol for one in log.forecasts}),
+                "device": self._device,
+                "model_parameters": session.predictor.num_parameters,
+            }
+
+    def _train(
+        self,
+        data: Any,
+        symbols: Sequence[str],
+        epochs: int | None,
+        optimize: bool,
+        on_epoch_end: Callable[[str, EpochEnd], object] | None,
+        should_stop: Callable[[], bool],
+    ) -> dict[str, Any]:
+        settings = self.settings
+        market = market_of(data, symbols, timeframe=settings.timeframe, assume_timezone=settings.assume_timezone)
+        config = self._experiment(market.panel, epochs)
+        history = train_bundle(
+            market,
+            config,
+            self._model_dir,
+            device=self._device,
+            optimize=optimize,
+            on_epoch_end=on_epoch_end,
+            should_stop=should_stop,
+        )
+        session = self._open()
+        session.recall(market.panel)
+        self._session = session
+        return history
+
+    def _experiment(self, panel: Panel, epochs: int | None) -> ExperimentConfig:
+        config, size = self.settings.base_experiment, self.settings.input_size
+        if epochs is not None:
+            config = config.updated(training={"max_epochs": epochs})
+        return config if size is None else config.updated(features={"include": chosen_features(panel, size)})
+
+    def _open(self) -> Session:
+        """Return a new session of the model in `model_dir`, with the log of what was forecast before."""
+        nested = self._model_dir / "bundle"
+        bundle = load_bundle(nested if nested.is_dir() else self._model_dir)
+        trading = self.settings.trading_over(bundle.trading_config)
+        adaptation, rate_scale = self.settings.adaptation_over(bundle.adaptation_config)
+        bundle = replace(bundle, adaptation_config=adaptation.model_dump(mode="json"))
+        predictor = Predictor(bundle, trading=trading, max_age_bars=self.settings.max_age_bars, device=self._device)
+        log = OutcomeLog(self._model_dir / f"outcomes-{bundle.timeframe}.jsonl", bundle.timeframe)
+        return Session(predictor, log, rate_scale)
+
+    def _loaded(self) -> Session:
+        if self._session is None:
+            raise BundleError("no model is loaded: call load_state or train_from_historical_data first")
+        return self._session
+
+    def _tidy(self, frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+        tidy: dict[str, pd.DataFrame] = {}
+        for given, frame in frames.items():
+            name = normalise_symbol(given)
+            if name in tidy:
+                raise DataError(f"candles hold {name} twice, the second time as {given!r}")
+            tidy[name] = tidy_candles(frame, name, self.settings.assume_timezone)
+        return tidy
+
+    def _tables(
+        self, frames: Mapping[str, pd.DataFrame], readings: Mapping[str, Mapping[str, Any]], session: Session, now: Any
+    ) -> Tables:
+        """Return the readings of each symbol as tables, those without a history known from the close of its last bar."""
+        found: dict[str, dict[str, pd.DataFrame]] = {}
+        for name, given in readings.items():
+            last = _last_closed(frames[name], session.predictor.timeframe, now)
+            if last is not None and any(value is not None for value in given.values()):
+                for table, rows in reading_tables(name, last, session.predictor.timeframe, **given).items():
+                    found.setdefault(table, {}).update(rows)
+        return found
+
+    def _recent(self, session: Session, data: Any, symbol: str | None) -> dict[str, pd.DataFrame]:
+        if isinstance(data, pd.DataFrame) and symbol is None and "symbol" not in data.columns:
+            symbol = session.owner_of(tidy_candles(data, "recent data", self.settings.assume_timezone))
+        return self._tidy(split_symbols(data, [] if symbol is None else [symbol]))
+
+    def _is_stale(self, prediction: Prediction, now: Any) -> bool:
+        step = parse_timeframe(self._loaded().predictor.timeframe)
+        assert prediction.available_at is not None
+        return bool((pd.Timestamp(now) - prediction.available_at) // step > self.settings.max_age_bars)
 
 
-def _trading_config(stored: Mapping[str, Any], changes: Mapping[str, Any]) -> TradingConfig:
-    try:
-        return TradingConfig.model_validate({**stored, **changes})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(f"setting {'.'.join(map(str, first['loc'])) or 'trading'}: {first['msg']}") from None
+def _last_closed(frame: pd.DataFrame, timeframe: str, now: Any) -> pd.Timestamp | None:
+    """Return the open of the last bar that is closed at an instant, the newest of all where None."""
+    stamps = pd.to_datetime(frame["timestamp"], utc=True, errors="coerce").dropna()
+    if now is not None:
+        stamps = stamps[stamps + parse_timeframe(timeframe) <= pd.Timestamp(now)]
+    return stamps.max() if len(stamps) else None

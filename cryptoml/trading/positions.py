@@ -140,13 +140,14 @@ class PositionBook:
         self._bars = np.full((len(self.symbols), self._slots), _NEVER, dtype=np.int64)
         self._sighted = np.full(len(self.symbols), _NEVER, dtype=np.int64)
 
-    def record(self, symbol: str, timestamp: pd.Timestamp, signal: Signals) -> None:
+    def record(self, symbol: str, timestamp: pd.Timestamp, size: float | None) -> None:
         """Note one decision.
 
         Args:
             symbol: One of `symbols`.
             timestamp: Open of the bar at whose close it was made, UTC.
-            signal: A single one, `signals[asset, time]`.
+            size: What it alone would hold, signed fraction of equity (`Signals.signed_size`); None where there is no forecast
+                (`Signals.blind`).
 
         Raises:
             ValueError: The symbol is not in the book.
@@ -154,9 +155,9 @@ class PositionBook:
         if symbol not in self.symbols:
             raise ValueError(f"symbol must be one of {', '.join(self.symbols)}, was {symbol}")
         row, bar = self.symbols.index(symbol), self._bar(timestamp)
-        self._sizes[row, bar % self._slots] = _whole(signal.signed_size)
+        self._sizes[row, bar % self._slots] = 0 if size is None else _whole(np.asarray(size))
         self._bars[row, bar % self._slots] = bar
-        if not signal.blind:
+        if size is not None:
             self._sighted[row] = bar
         elif self._sighted[row] == bar:
             self._sighted[row] = _NEVER
@@ -173,6 +174,12 @@ class PositionBook:
         held = np.where(alive, self._sizes, 0).sum(axis=1) / (self._slots * _UNITS)
         target = limit_positions(np.where(self._sighted == bar, held, 0.0), self.config)
         return dict(zip(self.symbols, (target * brake_scale(drawdown, self.config)).tolist(), strict=True))
+
+    @property
+    def newest(self) -> pd.Timestamp | None:
+        """Open of the newest bar at which anything was decided; None before that."""
+        bar = int(self._bars.max(initial=_NEVER))
+        return None if bar == _NEVER else _EPOCH + bar * parse_timeframe(self.timeframe)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the state as plain values: symbol -> decisions `[bar, signed billionths of equity]`, last bar forecast."""

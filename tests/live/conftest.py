@@ -1,7 +1,9 @@
 """A small bundle with drawn weights, and what it forecasts offline."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ from cryptoml.data.panel import Panel, panel_from_frames
 from cryptoml.features.engineer import AdvancedFeatureEngineer, build_features
 from cryptoml.features.scaling import FeatureScaler
 from cryptoml.features.targets import TargetConfig, make_targets
+from cryptoml.live.trading_ai import UltimateTradingAI
 from cryptoml.models.bundle import Bundle, save_bundle
 from cryptoml.models.ensemble import Calibration, Ensemble, Predictions
 from cryptoml.models.forecaster import ForecasterConfig, build_forecaster
@@ -63,6 +66,33 @@ def drawn_ensemble(num_features: int) -> Ensemble:
     members = [build_forecaster(ForecasterConfig(architecture=name, **shapes)) for name in ("tft", "tcn")]
     shift = np.tile([-0.1, 0.0, 0.1], (3, 1))
     return Ensemble([member.eval() for member in members], (0.6, 0.4), Calibration(1.3, shift))
+
+
+@pytest.fixture
+def open_ai(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., UltimateTradingAI]:
+    """Return a function that opens the bundle for a bot, each time in a folder of its own unless one is given."""
+
+    def opened(config: dict[str, Any] | None = None, folder: Path | None = None) -> UltimateTradingAI:
+        folder = folder or tmp_path_factory.mktemp("model")
+        if not (folder / "bundle").is_dir():
+            save_bundle(folder / "bundle", trained.bundle)
+        ai = UltimateTradingAI(config, model_dir=folder)
+        ai.load_state()
+        return ai
+
+    return opened
+
+
+@pytest.fixture(scope="session")
+def shifted(trained: Trained) -> dict[str, pd.DataFrame]:
+    """Every symbol's candles with 60 newest bars that rise as the model has never seen it."""
+    return {symbol: risen(frame, 60) for symbol, frame in trained.frames(2300).items()}
+
+
+def risen(frame: pd.DataFrame, bars: int) -> pd.DataFrame:
+    factor = np.exp(0.02 * np.r_[np.zeros(len(frame) - bars), np.arange(1, bars + 1)])
+    prices = ["open", "high", "low", "close"]
+    return frame.assign(**{name: frame[name] * factor for name in prices})
 
 
 @pytest.fixture(scope="session")

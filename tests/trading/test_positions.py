@@ -37,12 +37,16 @@ def random_forecasts(seed: int, masked: float = 0.15) -> Forecasts:
     )
 
 
+def size_of(signal: Signals) -> float | None:
+    return None if signal.blind else float(signal.signed_size)
+
+
 def by_bar(signals: Signals, config: TradingConfig, drawdowns: np.ndarray, *, restarts: bool = False) -> np.ndarray:
     """Record one decision after the other and read the targets at every bar."""
     book, found = PositionBook(SYMBOLS, "4h", config, HORIZON), []
     for bar, stamp in enumerate(STAMPS):
         for row, symbol in enumerate(SYMBOLS):
-            book.record(symbol, stamp, signals[row, bar])
+            book.record(symbol, stamp, size_of(signals[row, bar]))
         found.append(list(book.targets(stamp, drawdowns[bar]).values()))
         if restarts:
             state = json.loads(json.dumps(book.to_dict()))
@@ -147,36 +151,36 @@ class TestBook:
     def test_a_bar_recorded_twice_counts_once(self, signals: Signals) -> None:
         once, twice = (PositionBook(SYMBOLS, "4h", TradingConfig(), HORIZON) for _ in range(2))
         for bar in range(5):
-            once.record("BUSDT", STAMPS[bar], signals[1, bar])
-            twice.record("BUSDT", STAMPS[bar], signals[1, bar + 7])
-            twice.record("BUSDT", STAMPS[bar], signals[1, bar])
+            once.record("BUSDT", STAMPS[bar], size_of(signals[1, bar]))
+            twice.record("BUSDT", STAMPS[bar], size_of(signals[1, bar + 7]))
+            twice.record("BUSDT", STAMPS[bar], size_of(signals[1, bar]))
         assert once.targets(STAMPS[4]) == twice.targets(STAMPS[4])
 
     def test_missed_bars_are_flat_decisions(self, signals: Signals) -> None:
         book = PositionBook(SYMBOLS, "4h", TradingConfig(), HORIZON)
         for bar in (0, 1, 5):
-            book.record("AUSDT", STAMPS[bar], signals[0, bar])
+            book.record("AUSDT", STAMPS[bar], size_of(signals[0, bar]))
         gapped = np.array(signals.signed_size[:1, :6])
         gapped[0, 2:5] = 0
         assert book.targets(STAMPS[5])["AUSDT"] == pytest.approx(overlap_tranches(gapped, HORIZON)[0, 5])
 
     def test_a_symbol_without_a_decision_at_the_bar_is_flat(self, signals: Signals) -> None:
         book = PositionBook(SYMBOLS, "4h", TradingConfig(), HORIZON)
-        book.record("AUSDT", STAMPS[0], signals[0, 0])
+        book.record("AUSDT", STAMPS[0], size_of(signals[0, 0]))
         assert book.targets(STAMPS[1])["AUSDT"] == 0.0
         assert book.targets(STAMPS[0])["BUSDT"] == 0.0
 
     def test_state_survives_json_and_forgets_symbols_that_are_gone(self, signals: Signals) -> None:
         book = PositionBook(SYMBOLS, "4h", TradingConfig(), HORIZON)
         for row, symbol in enumerate(SYMBOLS):
-            book.record(symbol, STAMPS[0], signals[row, 0])
+            book.record(symbol, STAMPS[0], size_of(signals[row, 0]))
         state = json.loads(json.dumps(book.to_dict()))
         fewer = PositionBook(("CUSDT", "DUSDT"), "4h", TradingConfig(), HORIZON).restored(state)
         assert fewer.targets(STAMPS[0]) == {"CUSDT": book.targets(STAMPS[0])["CUSDT"], "DUSDT": 0.0}
 
     def test_an_unknown_symbol_is_refused(self, signals: Signals) -> None:
         with pytest.raises(ValueError, match="symbol must be one of AUSDT, BUSDT, CUSDT, was XUSDT"):
-            PositionBook(SYMBOLS, "4h", TradingConfig(), HORIZON).record("XUSDT", STAMPS[0], signals[0, 0])
+            PositionBook(SYMBOLS, "4h", TradingConfig(), HORIZON).record("XUSDT", STAMPS[0], size_of(signals[0, 0]))
 
 
 def test_signals_are_all_of_one_shape():

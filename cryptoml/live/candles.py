@@ -1,0 +1,118 @@
+"""Candles in the forms that a user of pandas has them in, as one tidy frame per symbol."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cryptoml.data.loading import load_panel
+from cryptoml.data.market import Market
+from cryptoml.data.panel import Panel, panel_from_frames
+from cryptoml.data.schema import normalise_symbol
+from cryptoml.data.sources.columns import CANDLE_ALIASES, canonical_columns, renamed
+from cryptoml.data.sources.file_names import SUFFIXES
+from cryptoml.data.sources.raw_files import read_raw
+from cryptoml.data.validation import HealthSummary, check_candles
+from cryptoml.data.validation.timestamps import infer_timeframe, stamp_column
+from cryptoml.errors import ConfigError, DataError
+
+__all__ = ["market_of", "split_symbols", "tidy_candles"]
+
+
+def tidy_candles(frame: pd.DataFrame, symbol: str, assume_timezone: str | None = None) -> pd.DataFrame:
+    """Return a frame with a UTC `timestamp` column and the candle columns under our names, from any common spelling.
+
+    Raises:
+        DataError: Instants carry no timezone and none is assumed.
+    """
+    if isinstance(frame.index, pd.DatetimeIndex):
+        frame = frame.assign(open_time=frame.index).reset_index(drop=True)
+    tidy = renamed(frame, CANDLE_ALIASES).drop(columns=["symbol", "timeframe"], errors="ignore")
+    if "timestamp" in tidy:
+        tidy["timestamp"] = stamp_column(tidy["timestamp"], source=f"candles of {symbol}", assume_timezone=assume_timezone)
+    return tidy
+
+
+def split_symbols(data: Any, symbols: Sequence[str] = ()) -> dict[str, pd.DataFrame]:
+    """Return one frame per symbol, by normalised name.
+
+    Args:
+        data: A mapping of symbols to frames; a frame with a column `symbol`; a frame of one symbol, where `symbols` names it;
+            or a panel.
+        symbols: Which to take; all where empty.
+
+    Raises:
+        DataError: A symbol is wanted and not there, or nothing says whose candles these are.
+    """
+    if isinstance(data, Panel):
+        frames = {symbol: data.frame(symbol) for symbol in data.symbols}
+    elif isinstance(data, Mapping):
+        frames = {normalise_symbol(name): frame for name, frame in data.items()}
+    elif isinstance(data, pd.DataFrame):
+        frames = _split_frame(data, symbols)
+    else:
+        raise DataError(f"candles must be a DataFrame, a mapping of symbols to frames or a Panel, was {type(data).__name__}")
+    wanted = [normalise_symbol(name) for name in symbols] or list(frames)
+    absent = [name for name in wanted if name not in frames]
+    if absent:
+        raise DataError(f"candles must hold {absent[0]}, held {list(frames)}")
+    return {name: frames[name] for name in wanted}
+
+
+def market_of(
+    data: Any, symbols: Sequence[str] = (), *, timeframe: str | None = None, assume_timezone: str | None = None
+) -> Market:
+    """Return training data as a market: checked candles on one grid, with what validation found.
+
+    Args:
+        data: As for `split_symbols`, or the address of a candle file, a folder of them, or a lake.
+        symbols: Which to take; all where empty.
+        timeframe: Length of a bar; what the data shows where None.
+        assume_timezone: Zone of timestamps that carry none.
+
+    Raises:
+        DataError: Nothing there can be used.
+    """
+    if isinstance(data, str | Path):
+        return _market_at(data, symbols, timeframe, assume_timezone)
+    if isinstance(data, Panel):
+        return Market(data.select([normalise_symbol(name) for name in symbols]) if symbols else data, HealthSummary(), "panel")
+    tidy = {name: tidy_candles(frame, name, assume_timezone) for name, frame in split_symbols(data, symbols).items()}
+    step = timeframe or _timeframe_of(tidy)
+    checks = {
+        name: check_candles(frame, symbol=name, timeframe=step, source=f"candles of {name}") for name, frame in tidy.items()
+    }
+    health = HealthSummary(tuple(check.health for check in checks.values()))
+    panel = panel_from_frames({name: check.good for name, check in checks.items()}, step)
+    return Market(panel, health, "historical data")
+
+
+def _split_frame(data: pd.DataFrame, symbols: Sequence[str]) -> dict[str, pd.DataFrame]:
+    column = canonical_columns(data.columns, {"symbol": CANDLE_ALIASES["symbol"]}).get("symbol")
+    if column is not None:
+        return {normalise_symbol(str(name)): rows for name, rows in data.groupby(data[column], sort=False)}
+    if len(symbols) != 1:
+        raise DataError(
+            f"candles of {len(symbols) or 'unknown'} symbols need a column 'symbol', columns were {list(data.columns)}; "
+            "a mapping of symbols to frames will do too"
+        )
+    return {normalise_symbol(symbols[0]): data}
+
+
+def _market_at(place: str | Path, symbols: Sequence[str], timeframe: str | None, assume_timezone: str | None) -> Market:
+    """Read a file as a frame, so that the caller may say whose candles it holds; read folders and lakes as they are."""
+    path = Path(place)
+    if path.is_file() and path.name.lower().endswith(SUFFIXES):
+        rows = pd.concat(list(read_raw(path, layouts={})), ignore_index=True)
+        return market_of(rows, symbols, timeframe=timeframe, assume_timezone=assume_timezone)
+    loaded = load_panel(place, timeframe=timeframe, symbols=list(symbols) or None)
+    return Market(loaded.panel, loaded.health, path.name)
+
+
+def _timeframe_of(frames: Mapping[str, pd.DataFrame]) -> str:
+    stamps = (frame["timestamp"] for frame in frames.values() if "timestamp" in frame)
+    found = {infer_timeframe(pd.to_datetime(one, utc=True, errors="coerce")) for one in stamps} - {None}
+    if len(found) != 1:
+        raise ConfigError(f"timeframe must be given, such as '1h'; the candles show {sorted(map(str, found)) or 'none'}")
+    return str(found.pop())
