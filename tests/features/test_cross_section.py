@@ -1,5 +1,7 @@
 """Features over a panel: by hand, in any order of symbols, and with peers and a leader chosen from the past alone."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +12,7 @@ from cryptoml.data.synthetic import MarketConfig, synthetic_market
 from cryptoml.features import cross_section
 from cryptoml.features.engineer import AdvancedFeatureEngineer, build_features
 from cryptoml.features.market import leader_of, market_from_panel
+from tests.features.naive.crowd import FORMULAS, Crowd
 
 RTOL = 1e-6
 
@@ -88,6 +91,26 @@ def test_beta_and_correlation_against_numpy(crowd, built):
         beta, corr = [c[0, 1] / c[1, 1] for c in cov], [c[0, 1] / np.sqrt(c[0, 0] * c[1, 1]) for c in cov]
         np.testing.assert_allclose(column(built, f"cross_section_beta_{name}_5d")[:, 899], beta, rtol=1e-5)
         np.testing.assert_allclose(column(built, f"cross_section_correlation_{name}_5d")[:, 899], corr, rtol=1e-5)
+
+
+def windows_of(name: str) -> tuple[str, list[int]]:
+    """Split a feature's name into that of its formula and its windows in bars of six hours."""
+    words = name.removeprefix("cross_section_").split("_")
+    spans = [word for word in words if word[0].isdigit()]
+    hours = [int(span[:-1]) * {"h": 1, "d": 24}[span[-1]] for span in spans]
+    return "_".join(words[: len(words) - len(spans)]), [max(1, math.ceil(hour / 6)) for hour in hours]
+
+
+def test_every_formula_a_second_time(crowd, built):
+    market = market_from_panel(crowd)
+    plain = Crowd(crowd.field("close"), crowd.field("volume"), market.leader)
+    for name in built.names:
+        formula, windows = windows_of(name)
+        for row, bar in [(0, 700), (3, 860), (7, 899)]:
+            actual = column(built, name)[row, bar]
+            expected = FORMULAS[formula](plain, row, bar, *windows)
+            assert np.isfinite(actual), (name, row, bar)
+            np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6, err_msg=f"{name} of asset {row} at bar {bar}")
 
 
 @pytest.mark.parametrize("chunk", [97, 500])
