@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pyarrow as pa
@@ -34,7 +35,7 @@ class Storage:
     """A folder on one filesystem. Paths given to its methods are relative to it, with `/` between the parts.
 
     Attributes:
-        filesystem: The pyarrow filesystem; instances pickle, so a Storage may travel to other processes.
+        filesystem: The pyarrow filesystem; a Storage may travel to other processes.
         base: The folder inside the filesystem.
         address: The folder as a user would write it, without credentials; for messages.
     """
@@ -42,6 +43,11 @@ class Storage:
     filesystem: fs.FileSystem
     base: str
     address: str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel with the retries, which pyarrow's own filesystems forget on the way."""
+        settings = None if self.is_local else self.filesystem.__reduce__()[1][0]
+        return _arrived, (settings, self.base, self.address)
 
     @property
     def is_local(self) -> bool:
@@ -207,15 +213,22 @@ def _s3_filesystem(user: str | None, password: str | None, query: dict[str, str]
     if "://" in endpoint:
         query["scheme"], _, query["endpoint_override"] = endpoint.partition("://")
     credentials = {"access_key": unquote(user), "secret_key": unquote(password or "")} if user else {}
-    retries = fs.AwsStandardS3RetryStrategy(max_attempts=S3_MAX_ATTEMPTS)
-    return fs.S3FileSystem(
+    return _patient_filesystem(
         **credentials,
         **query,
-        retry_strategy=retries,
         connect_timeout=S3_CONNECT_TIMEOUT_SECONDS,
         background_writes=True,  # remembers that a part failed, so that closing does not complete the upload
         allow_delayed_open=True,
     )
+
+
+def _patient_filesystem(**settings: Any) -> fs.S3FileSystem:
+    return fs.S3FileSystem(**settings, retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=S3_MAX_ATTEMPTS))
+
+
+def _arrived(settings: dict[str, Any] | None, base: str, address: str) -> Storage:
+    """Return a storage that comes from another process."""
+    return Storage(fs.LocalFileSystem() if settings is None else _patient_filesystem(**settings), base, address)
 
 
 def _version(file: pa.NativeFile) -> str | None:
