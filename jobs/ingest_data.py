@@ -17,6 +17,7 @@ from cryptoml.data.batches import FileKind, FilesConfig
 from cryptoml.data.exchange import open_exchange
 from cryptoml.data.ingest import IngestReport, ingest_exchange, ingest_files
 from cryptoml.data.lake import Lake
+from cryptoml.data.storage import open_storage
 from cryptoml.errors import ConfigError
 from jobs.command_line import run
 
@@ -68,6 +69,7 @@ def main(config: IngestConfig) -> int:
 
 
 def _ingest(config: IngestConfig) -> IngestReport:
+    open_storage(config.lake).require_bucket()
     if (config.exchange is None) == (not config.files):
         raise ConfigError("give either --exchange with --symbols and --timeframe, or --files")
     if config.exchange is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cryptoml.data.storage import folder_below
+from cryptoml.data.storage import folder_below, open_storage
 from cryptoml.models.bundle import Bundle, load_bundle
 from cryptoml.models.registry import Registry
 from cryptoml.pipeline import Pipeline, Stages
@@ -41,6 +41,7 @@ class UpdateArguments(ExperimentArguments):
 
 def main(arguments: UpdateArguments) -> int:
     """Run the job; return its exit code."""
+    open_storage(arguments.registry).require_bucket()
     registry = Registry(arguments.registry)
     if arguments.rollback:
         version = registry.rollback(reason="asked for")

@@ -16,6 +16,7 @@ from cryptoml.data.lake_tables import read_tables
 from cryptoml.data.panel import Panel, panel_from_frames, unshared_symbols
 from cryptoml.data.schema import CANDLES, normalise_symbol, parse_timeframe
 from cryptoml.data.sources import candle_files, read_candle_file
+from cryptoml.data.storage import open_storage
 from cryptoml.data.validation.candles import CandleCheck, check_candles, merge_checks
 from cryptoml.data.validation.health import FileError, HealthSummary, SymbolHealth
 from cryptoml.data.validation.quarantine import REASONS, empty_quarantine
@@ -72,7 +73,9 @@ def _from_files(
     source: str | Path, timeframe: str | None, wished: list[str], start: Instant | None, end: Instant | None
 ) -> LoadedPanel:
     if "://" in os.fspath(source):
-        raise DataError(f"{source} holds no lake; candle files are read from local folders only")
+        storage = open_storage(source)
+        storage.require_bucket()
+        raise DataError(f"{storage.address} holds no lake; candle files are read from local folders only")
     checks, errors = _check_files(candle_files(source, timeframe=timeframe), timeframe, wished)
     if not checks and errors:
         raise DataError(errors[0].message)

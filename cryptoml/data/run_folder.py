@@ -48,6 +48,7 @@ class RunFolder:
     def __init__(self, out: str | Path, key: str) -> None:
         self._given, self._key = os.fspath(out), key
         storage = open_storage(out)
+        storage.require_bucket()
         self._remote: Storage | None = None if storage.is_local else storage
         self.address = storage.address
         self.out = _copy_of(storage.address) if self._remote else Path(storage.base)

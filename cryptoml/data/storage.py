@@ -28,6 +28,13 @@ S3_MAX_ATTEMPTS = 6  # the waits in between double, about 15 s in all: an outage
 S3_CONNECT_TIMEOUT_SECONDS = 5.0
 S3_READ_ATTEMPTS = 20  # pyarrow pads or cuts an object that is replaced between its requests for size and content: read again
 S3_SETTINGS = ("region", "scheme", "endpoint_override")
+KEYS = "give keys that may read and write there: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, a role of machine or pod"
+ADVICE = {
+    "NO_SUCH_BUCKET": "create the bucket, or correct the address",
+    "NETWORK_CONNECTION": "check the address, its endpoint_override and the network",
+    **dict.fromkeys(("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "EXPIRED_TOKEN", "status 403"), KEYS),
+}
+"""What to do about an error of S3, by a word of its message."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,19 @@ class Storage:
     def path(self, relative: str) -> str:
         """Return the path of `relative` inside the filesystem."""
         return f"{self.base}/{relative}" if relative else self.base
+
+    def require_bucket(self) -> None:
+        """Check that the bucket of a remote folder is there and may be read.
+
+        Raises:
+            ConfigError: There is none of that name.
+            DataError: It cannot be reached; the message says what to do.
+        """
+        bucket = self.base.partition("/")[0]
+        with self._errors("reach", ""):
+            missing = not self.is_local and self.filesystem.get_file_info(bucket).type == fs.FileType.NotFound
+        if missing:
+            raise ConfigError(f"bucket {bucket} of {self.address} does not exist: {ADVICE['NO_SUCH_BUCKET']}")
 
     def list_files(self, folder: str = "", *, recursive: bool = False) -> list[str]:
         """Return the sorted relative paths of the visible files in `folder`; an absent folder has none."""
@@ -120,8 +140,13 @@ class Storage:
         Raises:
             DataError: One of the places cannot be read or written.
         """
-        with self._errors("write", relative):
-            fs.copy_files(str(local), self.path(relative), destination_filesystem=self.filesystem)
+        if self.is_local:
+            with self._errors("write", relative):
+                fs.copy_files(str(local), self.path(relative))
+        else:
+            with self._errors("read", str(local)):
+                content = pa.memory_map(str(local)).read_buffer() if local.stat().st_size else b""
+            self.publish(relative, content)
 
     def download(self, relative: str, local: Path) -> None:
         """Copy a file from here to this machine.
@@ -260,4 +285,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _first_line(error: OSError) -> str:
-    return (error.strerror or str(error)).strip().split("\n")[0]
+    """Return what an error says, and what to do where that is known."""
+    said = (error.strerror or str(error)).strip().split("\n")[0]
+    advice = next((advice for word, advice in ADVICE.items() if word in said), "")
+    return f"{said}; {advice}" if advice else said

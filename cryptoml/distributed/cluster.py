@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+from ray.exceptions import AuthenticationError
 
 from cryptoml.errors import ConfigError
 
@@ -35,10 +36,9 @@ def cluster(address: str | None = None, num_cpus: int | None = None, *, dashboar
     address = address or os.environ.get("RAY_ADDRESS")
     try:
         _join(address) if address else _start(num_cpus, dashboard)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, AuthenticationError) as error:
         what = f"RAY_ADDRESS {address!r} cannot be joined" if address else "Ray cannot be started on this machine"
-        hint = "; start that cluster, or unset RAY_ADDRESS to use this machine alone" if address else ""
-        raise ConfigError(f"{what}: {' '.join(str(error).split())}{hint}") from error
+        raise ConfigError(f"{what}: {' '.join(str(error).split())}{_advice(error) if address else ''}") from error
     _quieten()
     try:
         yield
@@ -56,6 +56,21 @@ def _knock(address: str) -> None:
     host, _, port = address.rpartition(":")
     if host and port.isdigit() and "/" not in host:
         socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
+
+
+def _advice(error: BaseException) -> str:
+    """Say what to do about a cluster that cannot be joined, by what Ray and its causes say."""
+    texts: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        texts.append(f"{type(cause).__name__}: {cause}")
+        cause = cause.__cause__ or cause.__context__
+    said = "\n".join(texts)
+    if "uthenticat" in said:
+        return "; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with the cluster's token"
+    if "ersion mismatch" in said:
+        return "; install the cluster's versions of Ray and Python here, or submit the job: it then runs on the cluster's own"
+    return "; start that cluster, or unset RAY_ADDRESS to use this machine alone"
 
 
 def _start(num_cpus: int | None, dashboard: bool) -> None:

@@ -70,6 +70,7 @@ class Host:
     disk: str = "2g"
     init: subprocess.Popen[bytes] | None = None
     pid: int = 0
+    spawned: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def address(self) -> str:
@@ -107,9 +108,9 @@ class Host:
         """Start a process on the host, in the checkout's folder; its output goes to a file there."""
         values = [f"{name}={value}" for name, value in self._environment(environment).items()]
         with self.path(log).open("ab") as out:
-            return subprocess.Popen(
-                [*self._enter(), "env", "-i", *values, *command], stdout=out, stderr=subprocess.STDOUT, start_new_session=True
-            )
+            whole = [*self._enter(), "env", "-i", *values, *command]
+            self.spawned.append(subprocess.Popen(whole, stdout=out, stderr=subprocess.STDOUT, start_new_session=True))
+        return self.spawned[-1]
 
     def run(
         self, command: Sequence[str], environment: Mapping[str, str], timeout: float = 120.0
@@ -142,7 +143,9 @@ class Host:
         if self.pid:
             os.kill(self.pid, signal.SIGKILL)
             assert self.init is not None
-            self.init.wait(timeout=20)
+            for process in (self.init, *self.spawned):
+                process.wait(timeout=20)
+            self.spawned.clear()
             self.pid = 0
 
     def cut(self) -> None:

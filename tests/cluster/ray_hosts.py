@@ -4,7 +4,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,17 @@ class Job:
     @property
     def log(self) -> str:
         return self.cluster.head.path(f"/tmp/{self.name}.log").read_text(errors="replace")
+
+    @property
+    def driver_log(self) -> str:
+        """What the job itself has written so far; the log above comes in batches of up to 15 seconds."""
+        found = self.cluster.head.path("/tmp/ray").glob(f"session_2*/logs/job-driver-{self.name}.log")
+        return "".join(path.read_text(errors="replace") for path in found)
+
+    def last(self, seconds: float) -> None:
+        """Let so many seconds pass, or fewer where the job ends."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=seconds)
 
     def wait(self, seconds: float = 420) -> float:
         """Wait for the end; return the seconds that the job took, as the one who submitted it saw them.

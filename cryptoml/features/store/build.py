@@ -121,6 +121,8 @@ def build_feature_lake(
         DataError: The lake lacks a wished symbol, or holds no candles of the timeframe.
     """
     lake, storage, timeframe = lake if isinstance(lake, Lake) else Lake(lake), open_storage(out), engineer.config.timeframe
+    lake.storage.require_bucket()
+    storage.require_bucket()
     files = find_files(lake, timeframe)
     chosen = _chosen(files, symbols)
     folder = features_folder(timeframe)
