@@ -10,11 +10,12 @@ OUT ?= runs/$(notdir $(patsubst %/,%,$(DATA)))
 ARGS ?=
 BUNDLE ?=
 PORT ?= 8000
+JOB ?=
 
-.PHONY: help run test test-all lint format docs bench serve clean
+.PHONY: help run test test-all chaos lint format docs bench serve cluster cluster-stop submit clean
 
 help:  ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -33,10 +34,13 @@ run: $(VENV)/.installed  ## Run the main job: make run [DATA=folder|lake|synthet
 	$(BIN)/python -m jobs.run_pipeline --data $(DATA) --preset $(PRESET) --out $(OUT) $(ARGS)
 
 test: $(VENV)/.installed-dev  ## Run the quick tests (under 10 minutes on 2 cores)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not chaos" -n 2 --dist loadfile $(ARGS)
 
-test-all: $(VENV)/.installed-dev  ## Run every test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+test-all: $(VENV)/.installed-dev  ## Run every test but those that break hosts
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not chaos" -n 2 --dist loadfile $(ARGS)
+
+chaos: $(VENV)/.installed-dev  ## Break hosts, network, storage and drivers while jobs run (root; about 20 minutes)
+	$(BIN)/python -m pytest -m chaos $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## Check format, style, types and the direction of imports
 	$(BIN)/ruff format --check .
@@ -56,6 +60,15 @@ bench: $(VENV)/.installed-dev  ## Measure speed against plain code and peers
 
 serve: $(VENV)/.installed  ## Serve the newest bundle on http://127.0.0.1:8000
 	$(BIN)/python -m serve.run --port $(PORT) $(if $(BUNDLE),--bundle $(BUNDLE)) $(ARGS)
+
+cluster: $(VENV)/.installed  ## Start a Ray cluster on this machine: head, two workers, a token, dashboard on loopback
+	$(BIN)/python -m cluster.local start
+
+cluster-stop:  ## Stop it
+	$(BIN)/python -m cluster.local stop
+
+submit: $(VENV)/.installed  ## Submit a job to it, or to RAY_API_SERVER_ADDRESS: make submit JOB=run_pipeline ARGS="..."
+	$(BIN)/python -m cluster.submit $(JOB) $(ARGS)
 
 clean:  ## Remove the environment and the caches, keep runs/
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

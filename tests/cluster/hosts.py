@@ -4,7 +4,9 @@ A host has its own network, processes, hostname, `/tmp`, `/dev/shm` and disk siz
 Needs root, iproute2 and util-linux; `missing()` tells what lacks.
 """
 
+import ctypes
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +24,7 @@ KEPT = tuple(dict.fromkeys(os.path.realpath(path) for path in (REPOSITORY, sys.p
 """Folders that hosts share, read only: the checkout and the environment."""
 SUBNET = "10.77.0"
 LIFE_SECONDS = 3600
+PR_SET_PDEATHSIG = 1
 INIT = """
 set -e
 mount --make-rprivate /
@@ -87,7 +90,9 @@ class Host:
         command = ["nsenter", f"--net=/run/netns/{self.net}", "unshare", "--mount", "--uts", "--ipc", "--pid", "--fork"]
         command += ["--kill-child", "--mount-proc", "bash", "-c", INIT]
         environment = {"PATH": os.environ["PATH"], "KEPT": " ".join(KEPT), **settings}
-        self.init = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+        self.init = subprocess.Popen(
+            command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL, preexec_fn=_die_with_the_tests
+        )
         until = time.monotonic() + 20
         while not self._booted():
             assert self.init.poll() is None, f"{self.name} did not boot"
@@ -213,12 +218,28 @@ class Network:
 @contextmanager
 def network(*names: str, disks: Mapping[str, str] | None = None) -> Iterator[Network]:
     """Give hosts of those names for the length of a `with` block."""
-    found = Network(f"c{os.getpid() % 10_000}", names)
+    found = Network(f"cryptoml{os.getpid()}-", names)
+    _sweep()
     try:
         found.start(disks or {})
         yield found
     finally:
         found.stop()
+
+
+def _die_with_the_tests() -> None:
+    """Let the kernel end this process, and the host below it, when the one that runs the tests is killed."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _sweep() -> None:
+    """Delete the networks that killed tests have left."""
+    listed = subprocess.run(["ip", "netns", "list"], check=True, capture_output=True, text=True).stdout
+    for line in listed.splitlines():
+        name = line.split()[0]
+        owner = re.match(r"cryptoml(\d+)-", name)
+        if owner and not Path(f"/proc/{owner[1]}").exists():
+            _ip("netns", "delete", name)
 
 
 def _ip(*arguments: str) -> None:

@@ -200,6 +200,7 @@ def test_stopped_it_leaves_no_process(tmp_path: Path) -> None:
     assert again is not None
     assert again.alive_nodes() == 1
     again.stop()
+    found.stop()
     assert LocalCluster.at(folder) is None
     lines = [path.read_text().replace("\0", " ") for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
     assert not [line for line in lines if str(folder) in line]
