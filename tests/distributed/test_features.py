@@ -171,20 +171,8 @@ def test_tasks_take_several_items_at_first_and_single_ones_at_the_end(
     assert share_out(sizes, num_cpus=num_cpus) == expected
 
 
-@pytest.fixture
-def bucket() -> Iterator[str]:
-    boto3, server_module = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    endpoint = "http://{}:{}".format(*server.get_host_and_port())
-    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="k", aws_secret_access_key="s")
-    client.create_bucket(Bucket="market")
-    yield f"s3://k:s@market/{{}}?endpoint_override={endpoint}"
-    server.stop()
-
-
-def test_from_s3_to_s3(bucket: str) -> None:
-    lake, out = bucket.format("lake"), bucket.format("features")
+def test_from_s3_to_s3(s3_address: str) -> None:
+    lake, out = s3_address.format("lake"), s3_address.format("features")
     panel = synthetic_market(MarketConfig(num_assets=2, num_bars=300, with_tables=False)).panel
     for symbol in panel.symbols:
         Lake(lake).append(CANDLES, {"timeframe": "1h", "symbol": symbol}, panel.frame(symbol).astype({"num_trades": "int64"}))
