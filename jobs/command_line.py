@@ -2,19 +2,25 @@
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import tyro
 from pydantic import ValidationError
 
+from cryptoml.data.storage import is_overload
 from cryptoml.errors import CryptomlError
 
 __all__ = ["run"]
 
 EXIT_ERROR = 2
+WAITS = (5.0, 10.0, 20.0, 40.0)
+"""Seconds before each new try on an overloaded storage, on top of what its client waits (about 15 s)."""
 EXIT_INTERRUPTED = 130
 CHATTY_LIBRARIES = ("botocore", "ccxt", "filelock", "urllib3", "werkzeug")
+
+_log = logging.getLogger(__name__)
 
 _Config = TypeVar("_Config")
 
@@ -34,7 +40,7 @@ def run(main: Callable[[_Config], int | None], config_class: type[_Config], argu
     for name in CHATTY_LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        return main(tyro.cli(config_class, prog=_program(), args=arguments)) or 0
+        return _patiently(main, tyro.cli(config_class, prog=_program(), args=arguments))
     except CryptomlError as error:
         return _end(f"error: {' '.join(str(error).split())}", EXIT_ERROR)
     except OSError as error:
@@ -43,6 +49,19 @@ def run(main: Callable[[_Config], int | None], config_class: type[_Config], argu
         return _end(f"error: {_first_fault(error)}", EXIT_ERROR)
     except KeyboardInterrupt:
         return _end("interrupted; run the same command again to go on", EXIT_INTERRUPTED)
+
+
+def _patiently(main: Callable[[_Config], int | None], config: _Config) -> int:
+    """Run the job; again after a while where a storage was overloaded, for every job goes on where it stopped."""
+    for wait in WAITS:
+        try:
+            return main(config) or 0
+        except (CryptomlError, OSError) as error:
+            if not is_overload(error):
+                raise
+            _log.warning("the storage is overloaded, going on in %.0f s: %s", wait, " ".join(str(error).split()))
+            time.sleep(wait)
+    return main(config) or 0
 
 
 def _program() -> str | None:

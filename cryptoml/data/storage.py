@@ -20,7 +20,7 @@ from pyarrow import fs
 
 from cryptoml.errors import ConfigError, DataError
 
-__all__ = ["Storage", "folder_below", "open_storage"]
+__all__ = ["Storage", "folder_below", "is_overload", "open_storage"]
 
 LOCK_NAME = ".lock"
 LOCK_TIMEOUT_SECONDS = 600.0
@@ -35,6 +35,7 @@ ADVICE = {
     **dict.fromkeys(("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "EXPIRED_TOKEN", "status 403"), KEYS),
 }
 """What to do about an error of S3, by a word of its message."""
+OVERLOAD = ("SLOW_DOWN", "SERVICE_UNAVAILABLE", "INTERNAL_FAILURE", "HTTP status 500", "HTTP status 503")
 
 
 @dataclass(frozen=True)
@@ -222,6 +223,11 @@ def open_storage(root: str | Path) -> Storage:
     bucket = parts.netloc.rpartition("@")[2]
     base = f"{bucket}{parts.path}".rstrip("/")
     return Storage(_s3_filesystem(parts.username, parts.password, dict(parse_qsl(parts.query))), base, f"s3://{base}")
+
+
+def is_overload(error: BaseException) -> bool:
+    """Tell whether an error says, however deep, that a remote storage is overloaded: the same work may succeed later."""
+    return any(word in str(error) for word in OVERLOAD)
 
 
 def folder_below(address: str | Path, name: str) -> str:
