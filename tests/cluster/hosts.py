@@ -130,7 +130,8 @@ class Host:
 
     def _environment(self, extra: Mapping[str, str]) -> dict[str, str]:
         path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
-        return {"HOME": "/tmp/home", "PATH": path, "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", **extra}
+        given = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_", "PYTHON", "TMP"))}
+        return {**given, "HOME": "/tmp/home", "PATH": path, "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", **extra}
 
     def processes(self, title: str) -> list[int]:
         """Return the machine's ids of the host's processes whose command line holds `title`."""

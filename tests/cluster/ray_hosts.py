@@ -22,6 +22,8 @@ HEALTH = {
     "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "5",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "120",
+    "RAY_grpc_client_keepalive_time_ms": "10000",
+    "RAY_grpc_client_keepalive_timeout_ms": "10000",
 }
 STATE = "import json,sys;from ray.job_submission import JobSubmissionClient as C;i=C(sys.argv[1]).get_job_info(sys.argv[2]);"
 STATE += "print(json.dumps([i.status,i.driver_exit_code,i.message]))"

@@ -1,0 +1,270 @@
+"""Break hosts, network, storage and drivers while jobs run: they end with the same features, trials and metrics.
+
+Each fault meets one submission of the whole pipeline on three hosts without a shared disk; `make chaos` runs them and prints
+what each one cost.
+"""
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from cryptoml.data.synthetic import MarketConfig, synthetic_market
+from tests.cluster.hosts import REPOSITORY, Host, missing
+from tests.cluster.ray_hosts import Cluster, Job, cluster_of_hosts, wait_until
+from tests.tiny import SETTINGS
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800), pytest.mark.skipif(bool(missing()), reason=missing() or "")]
+
+CHANGES = {"training": {"max_epochs": 4, "chunk_bars": 128, "batch_size": 8}, "market": {"num_assets": 6, "num_bars": 1500}}
+SEED_NOISE = 0.02
+"""Of accuracy and AUC: twice their standard deviation over five seeds of this experiment."""
+Tell = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run left: seconds, report, forecasts and trials."""
+
+    seconds: float
+    report: dict[str, Any]
+    predictions: pd.DataFrame
+    trials: pd.DataFrame
+
+    @property
+    def figures(self) -> dict[str, float]:
+        return {name: self.report["ensemble"]["figures"][name] for name in ("accuracy", "auc")}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with cluster_of_hosts() as found:
+        settings = SETTINGS | {name: {**SETTINGS[name], **change} for name, change in CHANGES.items()}
+        found.head.path("/tmp/tiny.yaml").write_text(yaml.safe_dump(settings))
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def whole(cluster: Cluster) -> Iterator[None]:
+    """Bring back what a test has broken."""
+    yield
+    for worker in cluster.workers:
+        if not worker.pid:
+            cluster.reboot(worker)
+        worker.heal()
+        worker.free_disk()
+    cluster.wait_for_nodes(3)
+
+
+def start(cluster: Cluster, name: str, out: str = "") -> Job:
+    """Submit the whole pipeline."""
+    place = out or name
+    addresses = ["--out", cluster.s3(f"runs/{place}"), "--storage", cluster.s3(f"work/{place}")]
+    flags = ["--data", "synthetic", "--preset", "debug", "--config", "/tmp/tiny.yaml", *addresses]
+    return cluster.submit(name, "run_pipeline", *flags)
+
+
+def finish(cluster: Cluster, job: Job, folder: Path, out: str = "") -> Result:
+    """Wait for a run, and fetch what it left."""
+    seconds = job.wait()
+    cluster.fetch(f"runs/{out or job.name}", folder)
+    assert json.loads((folder / "result.json").read_text())["complete"]
+    assert not cluster.objects(f"work/{out or job.name}"), "intermediate files remain"
+    return Result(
+        seconds,
+        json.loads((folder / "report.json").read_text()),
+        pd.read_parquet(folder / "predictions.parquet"),
+        pd.read_parquet(folder / "sweep" / "trials.parquet"),
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: Cluster, lake: str, tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """A run without a fault, on hosts that are warm."""
+    return finish(cluster, start(cluster, "undisturbed"), tmp_path_factory.mktemp("undisturbed"))
+
+
+def require_same(found: Result, wanted: Result) -> str:
+    """Compare a run with the undisturbed one; return a word on the metrics."""
+    assert {*wanted.trials["number"]} <= {*found.trials["number"]}
+    assert found.predictions[["symbol", "timestamp"]].equals(wanted.predictions[["symbol", "timestamp"]])
+    for name, value in wanted.figures.items():
+        assert found.figures[name] == pytest.approx(value, abs=SEED_NOISE), name
+    return "equal" if found.figures == wanted.figures else f"{found.figures} against {wanted.figures}"
+
+
+def busy(cluster: Cluster, title: str) -> Host | None:
+    """Return a worker host that does work of that title."""
+    return next((worker for worker in cluster.workers if worker.processes(title)), None)
+
+
+def wait_for_work(cluster: Cluster, title: str) -> Host:
+    """Wait until a worker host does work of that title, and return it."""
+    wait_until(lambda: busy(cluster, title), 240, f"work on {title}")
+    host = busy(cluster, title)
+    return host or cluster.workers[0]
+
+
+@pytest.fixture(scope="module")
+def lake(cluster: Cluster) -> str:
+    """A lake on S3, brought in by a job from files on the driver's host."""
+    folder = cluster.head.path("/tmp/candles")
+    folder.mkdir()
+    panel = synthetic_market(MarketConfig(num_assets=4, num_bars=20_000, with_tables=False)).panel
+    for symbol in panel.symbols:
+        panel.frame(symbol).to_csv(folder / f"{symbol}-1h.csv", index=False)
+    cluster.submit("ingest", "ingest_data", "--lake", cluster.s3("lake"), "--files", "/tmp/candles", "--timeframe", "1h").wait()
+    return cluster.s3("lake")
+
+
+def test_same_features_bit_by_bit_after_a_worker_host_is_lost(cluster: Cluster, lake: str, tmp_path: Path, told: Tell) -> None:
+    seconds, folders = [], []
+    for name in ("plain", "broken"):
+        flags = ["--lake", lake, "--out", cluster.s3(name), "--timeframe", "1h", "--chunk-bars", "2500"]
+        job = cluster.submit(f"features-{name}", "build_features", *flags)
+        if name == "broken":
+            wait_for_work(cluster, "ray::FlatMap").lose_power()
+        seconds.append(job.wait())
+        folders.append(tmp_path / name)
+        folders[-1].mkdir()
+        cluster.fetch(name, folders[-1])
+    wanted = {path.relative_to(folders[0]): pq.read_table(path) for path in folders[0].rglob("*.parquet")}
+    found = {path.relative_to(folders[1]): pq.read_table(path) for path in folders[1].rglob("*.parquet")}
+    assert wanted.keys() == found.keys()
+    assert len(wanted) >= 32
+    for path, table in wanted.items():
+        pd.testing.assert_frame_equal(found[path].to_pandas(), table.to_pandas(), check_exact=True)
+    told("worker host lost, features bit by bit", seconds[1], seconds[0], "equal")
+
+
+@pytest.mark.parametrize(
+    ("stage", "title"), [("features", "ray::FlatMap"), ("sweep", "ray::ImplicitFunc"), ("training", "ray::member")]
+)
+def test_worker_host_lost(cluster: Cluster, undisturbed: Result, tmp_path: Path, told: Tell, stage: str, title: str) -> None:
+    job = start(cluster, f"lost-during-{stage}")
+    wait_for_work(cluster, title).lose_power()
+    found = finish(cluster, job, tmp_path)
+    told(f"worker host lost during {stage}", found.seconds, undisturbed.seconds, require_same(found, undisturbed))
+
+
+def test_worker_host_lost_during_evaluation(cluster: Cluster, undisturbed: Result, tmp_path: Path, told: Tell) -> None:
+    job = start(cluster, "lost-during-evaluation")
+    wait_until(lambda: job.driver_log.count(" INFO member ") >= 2, 240, "the fits")
+    cluster.workers[0].lose_power()
+    found = finish(cluster, job, tmp_path)
+    told("worker host lost during evaluation", found.seconds, undisturbed.seconds, require_same(found, undisturbed))
+
+
+def test_worker_host_cut_off_for_a_minute(cluster: Cluster, undisturbed: Result, tmp_path: Path, told: Tell) -> None:
+    job = start(cluster, "cut-off")
+    host = wait_for_work(cluster, "ray::FlatMap")
+    host.cut()
+    wait_until(lambda: cluster.alive_nodes() == 2, 60, "the head giving the host up")
+    job.last(60)
+    host.heal()
+    found = finish(cluster, job, tmp_path)
+    cluster.wait_for_nodes(3)
+    told("worker host cut off for 60 s", found.seconds, undisturbed.seconds, require_same(found, undisturbed))
+
+
+def test_driver_killed_and_submitted_again(cluster: Cluster, undisturbed: Result, tmp_path: Path, told: Tell) -> None:
+    first = start(cluster, "killed-driver")
+    wait_for_work(cluster, "ray::member")
+    for process in cluster.head.processes("-m jobs.run_pipeline"):
+        os.kill(process, signal.SIGKILL)
+    first.process.wait(timeout=120)
+    assert cluster.state("killed-driver")[0] == "FAILED"
+    again = start(cluster, "second-driver", out="killed-driver")
+    again.started = first.started
+    found = finish(cluster, again, tmp_path, out="killed-driver")
+    told("driver killed, job submitted again", found.seconds, undisturbed.seconds, require_same(found, undisturbed))
+
+
+def test_storage_answers_503_for_20_seconds(cluster: Cluster, undisturbed: Result, tmp_path: Path, told: Tell) -> None:
+    job = start(cluster, "overloaded-storage")
+    wait_for_work(cluster, "ray::FlatMap")
+    cluster.fail_s3(True)
+    job.last(20)
+    cluster.fail_s3(False)
+    found = finish(cluster, job, tmp_path)
+    told("S3 answers 503 for 20 s", found.seconds, undisturbed.seconds, require_same(found, undisturbed))
+
+
+def test_worker_disk_full(cluster: Cluster, undisturbed: Result, tmp_path: Path, told: Tell) -> None:
+    cluster.workers[0].fill_disk()
+    found = finish(cluster, start(cluster, "full-disk"), tmp_path)
+    told("a worker's disk is full", found.seconds, undisturbed.seconds, require_same(found, undisturbed))
+
+
+CLIENT = """
+import sys, time, urllib.request
+addresses, until = sys.argv[2:], time.time() + float(sys.argv[1])
+good = bad = place = 0
+while time.time() < until:
+    try:
+        with urllib.request.urlopen(addresses[place % len(addresses)] + "/readyz", timeout=5) as answer:
+            good += answer.status == 200
+    except OSError as error:
+        bad += 1
+        print(f"{time.time():.1f} {error}", flush=True)
+    place += 1
+    time.sleep(0.1)
+print(good, bad)
+"""
+OUTAGE = 15.0
+
+
+def test_head_restarted_while_the_model_answers(cluster: Cluster, undisturbed: Result, tmp_path: Path, told: Tell) -> None:
+    cluster.fetch("runs/undisturbed/bundle", tmp_path)
+    for host in (cluster.head, *cluster.workers):
+        shutil.copytree(tmp_path, host.path("/tmp/bundle"), dirs_exist_ok=True)
+    deploy(cluster)
+    addresses = [f"http://{worker.address}:8000" for worker in cluster.workers]
+    client = cluster.store.spawn(["python", "-c", CLIENT, "75", *addresses], {}, "/tmp/client.log")
+    time.sleep(5)
+    cluster.head.crash()
+    time.sleep(OUTAGE)
+    begun = time.monotonic()
+    cluster.head.start()
+    cluster.start_head()
+    cluster.wait_for_nodes(3)
+    back = time.monotonic() - begun
+    client.wait(timeout=120)
+    log = cluster.store.path("/tmp/client.log").read_text()
+    good, bad = map(int, log.splitlines()[-1].split())
+    told(f"head down for {OUTAGE:.0f} s and restarted", OUTAGE + back, 0.0, f"{good} requests answered, {bad} not")
+    assert good > 100
+    assert bad == 0, log[-2000:]
+
+
+def deploy(cluster: Cluster) -> None:
+    """Serve the bundle with a replica on each worker host, and wait until both proxies answer."""
+    replicas = {"num_replicas": 2, "max_replicas_per_node": 1, "ray_actor_options": {"num_cpus": 0.5}}
+    application = {
+        "name": "cryptoml",
+        "import_path": "serve.app:build",
+        "args": {"bundle": "/tmp/bundle"},
+        "runtime_env": {"env_vars": {"PYTHONPATH": str(REPOSITORY)}},
+        "deployments": [{"name": name, **replicas} for name in ("Ingress", "Model")],
+    }
+    config = {"http_options": {"host": "0.0.0.0", "port": 8000}, "proxy_location": "EveryNode", "applications": [application]}
+    cluster.head.path("/tmp/serve.yaml").write_text(yaml.safe_dump(config))
+    variables = cluster.environment | {"RAY_DASHBOARD_ADDRESS": cluster.dashboard}
+    done = cluster.head.run(["serve", "deploy", "/tmp/serve.yaml", "-a", cluster.dashboard], variables)
+    assert done.returncode == 0, done.stderr
+    wait_until(lambda: all(answers(cluster, worker) for worker in cluster.workers), 120, "both proxies answering")
+
+
+def answers(cluster: Cluster, worker: Host) -> bool:
+    probe = f"import urllib.request as r;r.urlopen('http://{worker.address}:8000/readyz',timeout=3)"
+    return cluster.store.run(["python", "-c", probe], {}).returncode == 0
