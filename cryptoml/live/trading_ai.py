@@ -1,6 +1,7 @@
 """A trading bot's view of a model: train it, ask it, adapt it, keep what it remembers."""
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -28,6 +29,8 @@ from cryptoml.models.bundle import load_bundle
 from cryptoml.training.config import EpochEnd
 
 __all__ = ["UltimateTradingAI"]
+
+logger = logging.getLogger(__name__)
 
 LEARNING_RATE = 1e-4
 """The rate of `adapt_to_new_regime` that takes the learned step sizes as they are."""
@@ -295,6 +298,8 @@ class UltimateTradingAI:
     ) -> dict[str, Any]:
         settings = self.settings
         market = market_of(data, symbols, timeframe=settings.timeframe, assume_timezone=settings.assume_timezone)
+        if market.health.reasons() or market.health.file_errors:
+            logger.warning("historical data:\n%s", market.health.to_text())
         config = self._experiment(market.panel, epochs)
         history = train_bundle(
             market,
