@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cryptoml.data.panel import Panel, panel_from_frames
-from cryptoml.features.engineer import AdvancedFeatureEngineer, build_features
+from cryptoml.features.engineer import AdvancedFeatureEngineer, FeaturePanel, build_features
 from cryptoml.features.scaling import FeatureScaler
 from cryptoml.features.targets import TargetConfig, make_targets
 from cryptoml.live.trading_ai import UltimateTradingAI
@@ -95,24 +95,19 @@ def risen(frame: pd.DataFrame, bars: int) -> pd.DataFrame:
     return frame.assign(**{name: frame[name] * factor for name in prices})
 
 
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    engineer = AdvancedFeatureEngineer(FEATURES)
-    bars = TRAIN_BARS + 200
-    panel = panel_from_frames({symbol: random_candles(seed, bars) for seed, symbol in enumerate(SYMBOLS)}, "1h")
-    features = build_features(panel, engineer)
-    span = (panel.timestamps[0], panel.timestamps[TRAIN_BARS])
-    scaler = FeatureScaler().fit(features.values, span, panel.timestamps)
-    ensemble = drawn_ensemble(len(features.names))
-    bundle = Bundle(
-        ensemble=ensemble,
-        symbols=SYMBOLS,
+def drawn_bundle(panel: Panel, features: FeaturePanel, config: dict[str, Any], train_bars: int) -> Bundle:
+    """Return a bundle with drawn weights and a scaler that is fitted on the panel's first bars."""
+    engineer = AdvancedFeatureEngineer(config)
+    span = (panel.timestamps[0], panel.timestamps[train_bars])
+    return Bundle(
+        ensemble=drawn_ensemble(len(features.names)),
+        symbols=panel.symbols,
         timeframe="1h",
         context_bars=CONTEXT,
         feature_names=features.names,
         feature_lookbacks=tuple(one.lookback for one in (*engineer.features, *engineer.panel_features)),
-        feature_config=FEATURES,
-        scaler=scaler.to_arrays(),
+        feature_config=config,
+        scaler=FeatureScaler().fit(features.values, span, panel.timestamps).to_arrays(),
         target_config=TARGETS.model_dump(mode="json"),
         trading_config=TRADING.model_dump(mode="json"),
         metrics={},
@@ -120,7 +115,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         library_versions={"torch": torch.__version__},
         created_at="2024-03-01T00:00:00Z",
     )
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    bars = TRAIN_BARS + 200
+    panel = panel_from_frames({symbol: random_candles(seed, bars) for seed, symbol in enumerate(SYMBOLS)}, "1h")
+    features = build_features(panel, AdvancedFeatureEngineer(FEATURES))
+    bundle = drawn_bundle(panel, features, FEATURES, TRAIN_BARS)
     path = tmp_path_factory.mktemp("bundle") / "bundle"
     save_bundle(path, bundle)
-    offline = ensemble.predict(scaler.transform(features.values), make_targets(panel, TARGETS).sigma, CONTEXT)
+    scaled = FeatureScaler.from_arrays(bundle.scaler).transform(features.values)
+    offline = bundle.ensemble.predict(scaled, make_targets(panel, TARGETS).sigma, CONTEXT)
     return Trained(path, bundle, panel, offline)

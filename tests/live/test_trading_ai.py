@@ -254,6 +254,53 @@ def test_settings_replace_those_of_the_bundle(trained: Any, open_ai: Callable[..
     assert found["signal"]["action"] == "HOLD"
 
 
+@pytest.mark.parametrize(
+    ("symbol", "change", "late", "refusal", "reason"),
+    [
+        ("DOGE/USDT", lambda frame: frame, 0, "never_trained", "the model was never trained on DOGEUSDT"),
+        ("BTC/USDT", lambda frame: frame.tail(50), 0, "too_little_history", "closed bars of history are needed, 50 were given"),
+        ("BTC/USDT", lambda frame: frame.iloc[:0], 0, "too_little_history", "closed bars of history are needed, 0 were given"),
+        ("BTC/USDT", lambda frame: frame, 5, "stale", "the newest closed candle is 5 bars old, at most 1 are allowed"),
+        (
+            "BTC/USDT",
+            lambda frame: frame.assign(close=frame["close"].mask(frame.index == 2299)),
+            0,
+            "invalid_candles",
+            "close of",
+        ),
+        ("BTC/USDT", lambda frame: frame.assign(low=frame["low"] * -1), 0, "invalid_candles", "low of"),
+        ("BTC/USDT", lambda frame: frame.assign(open=7.0, high=7.0, low=7.0, close=7.0), 0, "missing_inputs", ""),
+    ],
+)
+def test_what_cannot_be_forecast_is_held_for_a_reason(
+    trained: Any, loaded: UltimateTradingAI, symbol: str, change: Any, late: int, refusal: str, reason: str
+) -> None:
+    frame = trained.frames(2300)["BTCUSDT"]
+    now = frame["timestamp"].iloc[-1] + (1 + late) * HOUR
+    found = asyncio.run(loaded.predict(change(frame), symbol, now=now))
+    if refusal != "missing_inputs":
+        assert found["refusal"] == refusal
+        assert reason in found["signal"]["reasoning"]
+    assert found["signal"]["action"] == "HOLD"
+    assert found["signal"]["position_size"] == 0
+    assert found["signal"]["reasoning"].startswith("HOLD: ")
+    assert loaded.get_trading_signal(symbol, now=now) is None
+    assert not any(loaded.target_positions().values())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda frame: frame.drop(columns="close"), "close"),
+        (lambda frame: frame.drop(columns="timestamp"), "timestamp"),
+        (lambda frame: frame.iloc[::4], "timeframe|grid|1h"),
+    ],
+)
+def test_candles_that_cannot_be_read_are_refused(trained: Any, loaded: UltimateTradingAI, change: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        asyncio.run(loaded.predict(change(trained.frames(2300)["BTCUSDT"]), "BTC/USDT"))
+
+
 def test_errors(trained: Any, tmp_path: Path, loaded: UltimateTradingAI) -> None:
     with pytest.raises(ConfigError, match="'min_confidense' is unknown, the nearest known name is 'min_confidence'"):
         UltimateTradingAI({"min_confidense": 0.5})
