@@ -16,6 +16,7 @@ from cryptoml.data.sources.raw_files import read_raw
 from cryptoml.data.validation import HealthSummary, check_candles
 from cryptoml.data.validation.timestamps import infer_timeframe, stamp_column
 from cryptoml.errors import ConfigError, DataError
+from cryptoml.features.public_inputs import REQUIRED
 
 __all__ = ["market_of", "split_symbols", "tidy_candles"]
 
@@ -24,13 +25,15 @@ def tidy_candles(frame: pd.DataFrame, symbol: str, assume_timezone: str | None =
     """Return a frame with a UTC `timestamp` column and the candle columns under our names, from any common spelling.
 
     Raises:
-        DataError: Instants carry no timezone and none is assumed.
+        DataError: A column is missing, or instants carry no timezone and none is assumed.
     """
     if isinstance(frame.index, pd.DatetimeIndex):
         frame = frame.assign(open_time=frame.index).reset_index(drop=True)
     tidy = renamed(frame, CANDLE_ALIASES).drop(columns=["symbol", "timeframe"], errors="ignore")
-    if "timestamp" in tidy:
-        tidy["timestamp"] = stamp_column(tidy["timestamp"], source=f"candles of {symbol}", assume_timezone=assume_timezone)
+    missing = [name for name in ("timestamp", *REQUIRED) if name not in tidy]
+    if missing:
+        raise DataError(f"candles of {symbol} must have a column {missing[0]!r}, columns were {list(frame.columns)}")
+    tidy["timestamp"] = stamp_column(tidy["timestamp"], source=f"candles of {symbol}", assume_timezone=assume_timezone)
     return tidy
 
 
@@ -111,7 +114,7 @@ def _market_at(place: str | Path, symbols: Sequence[str], timeframe: str | None,
 
 
 def _timeframe_of(frames: Mapping[str, pd.DataFrame]) -> str:
-    stamps = (frame["timestamp"] for frame in frames.values() if "timestamp" in frame)
+    stamps = (frame["timestamp"] for frame in frames.values())
     found = {infer_timeframe(pd.to_datetime(one, utc=True, errors="coerce")) for one in stamps} - {None}
     if len(found) != 1:
         raise ConfigError(f"timeframe must be given, such as '1h'; the candles show {sorted(map(str, found)) or 'none'}")

@@ -123,7 +123,7 @@ class Session:
     def _extended(self, symbol: str, frame: pd.DataFrame) -> pd.DataFrame:
         """Put remembered bars before those given, where no bar is missing between them."""
         seen = self.candles.get(symbol)
-        if seen is None or not len(frame) or not isinstance(frame.get("timestamp", pd.Series()).dtype, pd.DatetimeTZDtype):
+        if seen is None or frame.empty or not isinstance(frame["timestamp"].dtype, pd.DatetimeTZDtype):
             return frame
         first = frame["timestamp"].min()
         before = seen[seen["timestamp"] < first]
