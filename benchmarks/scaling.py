@@ -9,10 +9,11 @@ large market, with the demand on every shared part beside what that part bears.
 """
 
 import heapq
+import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -20,8 +21,9 @@ import tyro
 
 from benchmarks.bars import Bar, report
 from benchmarks.scaling_costs import CPUS_PER_NODE, Costs, measure_files, measure_scheduler, real_run
-from cryptoml.distributed.items import TASK_SIZE, share_out
+from cryptoml.distributed.items import share_out
 from cryptoml.features.store.build import CHUNK_BARS
+from cryptoml.features.store.work_items import market_bars
 
 __all__ = ["Market", "ScalingArguments", "demands", "main", "makespan"]
 
@@ -35,6 +37,10 @@ S3_READS, S3_WRITES = 5_500.0, 3_500.0
 TASKS_PER_SECOND = 10_000.0
 """Over a whole cluster, of which Ray's release tests schedule this order (release/benchmarks/distributed, many_tasks)."""
 OBJECT_STORE_SHARE, NODE_CPUS, NODE_BYTES, DRIVER_BYTES = 0.3, 16, 64 * 2**30, 8 * 2**30
+NODE_NETWORK = 1.5e9
+"""Bytes a second of a node with 12.5 Gbit/s."""
+MONTH_BARS = 30 * 24 * 60
+"""Bars of a file of the market lake, which is read whole."""
 STATUS_BYTES = 2_000.0
 """What the driver keeps of a file: its item, its status, its line in the books."""
 
@@ -90,8 +96,8 @@ class Market:
 
 
 def makespan(tasks: Sequence[float], workers: int, costs: Costs) -> float:
-    """Return when the last task ends: each is handed out after `dispatch`, and leaves its worker idle for `gap`."""
-    free, handed, end = [0.0] * workers, 0.0, 0.0
+    """Return when the last task ends: each is handed out after `dispatch`, to a worker that has been idle for `gap`."""
+    free, handed, end = [costs.start] * workers, costs.start, costs.start
     for seconds in tasks:
         handed += costs.dispatch
         done = max(handed, free[0]) + costs.gap + seconds
@@ -104,8 +110,11 @@ def demands(market: Market, costs: Costs, workers: int) -> dict[str, tuple[float
     """Return for each shared part its load, 1 being all that it bears while the workers compute, and what is done about it."""
     tasks, files = market.tasks(costs, workers), len(market.file_rows)
     compute = sum(tasks) / workers
+    reads, writes = files * costs.reads / compute, files * costs.writes / compute
     store = workers / NODE_CPUS * NODE_BYTES * OBJECT_STORE_SHARE
     features = market.symbols * market.rows * market.features * 4
+    across = market.symbols * market.rows * costs.row_bytes * MONTH_BARS / market_bars(market.symbols)
+    network = workers / NODE_CPUS * NODE_NETWORK * compute
     return {
         "driver: handing out tasks": (
             len(tasks) * costs.dispatch / compute,
@@ -114,12 +123,10 @@ def demands(market: Market, costs: Costs, workers: int) -> dict[str, tuple[float
         "driver: memory": (files * STATUS_BYTES / DRIVER_BYTES, "longer files (chunk_bars); a status is all that comes back"),
         "ledger: calls of tasks": (files * costs.call / compute, "longer files; a ledger for each job"),
         "GCS: tasks": (len(tasks) / compute / TASKS_PER_SECOND, "several files a task"),
-        "S3: reads, all in one prefix": (files * costs.reads / compute / S3_READS, "a prefix a symbol, retries that wait longer"),
-        "S3: reads, a prefix a symbol": (files * costs.reads / compute / S3_READS / market.symbols, "as laid out"),
-        "S3: writes, all in one prefix": (
-            files * costs.writes / compute / S3_WRITES,
-            "a prefix a symbol, retries that wait longer",
-        ),
+        "S3: reads, all in one prefix": (reads / S3_READS, "a prefix a symbol, retries that wait longer"),
+        "S3: reads, a prefix a symbol": (reads / S3_READS / market.symbols, "as laid out"),
+        "S3: writes, all in one prefix": (writes / S3_WRITES, "a prefix a symbol, retries that wait longer"),
+        "network: files read for the cross-section": (across / network, "longer stretches; its stretches read whole months"),
         "object store, if features passed it": (features / store, "they do not: tasks read and write files"),
         "object store, as it is": (files * STATUS_BYTES / store, "items and statuses alone"),
     }
@@ -137,19 +144,20 @@ def check(costs: Costs, num_tasks: int) -> list[Bar]:
 
 
 def replay(arguments: ScalingArguments, costs: Costs, features: int) -> list[Bar]:
-    """Return the large market's time, and the load of every shared part with the heaviest first."""
-    rows = int(arguments.years * MINUTES_PER_YEAR)
-    market = Market(arguments.symbols, rows, CHUNK_BARS, features)
+    """Return the large market's time by one job and by as many as spread the driver's load, and the load of each part."""
+    market = Market(arguments.symbols, int(arguments.years * MINUTES_PER_YEAR), CHUNK_BARS, features)
     tasks = market.tasks(costs, arguments.workers)
     total, compute = makespan(tasks, arguments.workers, costs), sum(tasks) / arguments.workers
-    lone = Market(arguments.symbols, rows, TASK_SIZE, features)
-    longer = makespan(lone.tasks(costs, arguments.workers), arguments.workers, costs)
     loads = sorted(demands(market, costs, arguments.workers).items(), key=lambda one: -one[1][0])
+    jobs = max(1, math.ceil(2 * len(tasks) * costs.dispatch / compute))
+    part = replace(market, symbols=math.ceil(market.symbols / jobs))
+    workers = arguments.workers // jobs
+    spread = makespan(part.tasks(costs, workers), workers, costs)
     return [
-        Bar("large market: hours of the workers", sum(tasks) / 3600, note=f"{arguments.symbols} symbols x {rows} bars"),
+        Bar("large market: hours of a worker", sum(tasks) / 3600, note=f"{market.symbols} symbols x {market.rows} bars"),
         Bar("large market: minutes", total / 60, note=f"{len(tasks)} tasks, {len(market.file_rows)} files"),
         Bar("large market: share of the workers' time in use", compute / total),
-        Bar(f"large market: minutes with files of {TASK_SIZE} bars", longer / 60),
+        Bar("large market: minutes, several jobs side by side", spread / 60, note=f"{jobs} jobs, each a part of the symbols"),
         *(Bar(f"load {place}. {name}", load, note=answer) for place, (name, (load, answer)) in enumerate(loads, start=1)),
     ]
 
@@ -158,10 +166,11 @@ def main(arguments: ScalingArguments) -> int:
     """Run the benchmark and return the exit code."""
     begun = time.monotonic()
     costs, features = measure_files(quick=arguments.quick)
-    costs = measure_scheduler(costs, 16 if arguments.quick else 200)
+    costs = measure_scheduler(costs, 16 if arguments.quick else 100)
     bars = [
         Bar("microseconds of a worker a row", 1e6 * costs.row, note=f"{features} features"),
         Bar("milliseconds of a worker a file", 1e3 * costs.file),
+        Bar("seconds until the first task", costs.start),
         Bar("milliseconds of the driver a task", 1e3 * costs.dispatch),
         Bar("milliseconds of a worker between tasks", 1e3 * costs.gap),
         Bar("milliseconds of the ledger a file", 1e3 * costs.call),

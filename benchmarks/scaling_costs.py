@@ -1,5 +1,6 @@
 """What a file of features and a task of Ray cost here, for `benchmarks.scaling`."""
 
+import logging
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ __all__ = ["CPUS_PER_NODE", "Costs", "measure_files", "measure_scheduler", "real
 CPUS_PER_NODE = 2
 TRIES = 3
 CALLS = 500
+STORE_BYTES = 1 << 27
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Costs:
         file: Seconds of a worker per file, whatever its rows.
         reads: Requests to S3 per file that read or list.
         writes: Requests to S3 per file that write.
+        row_bytes: Bytes of a row of candles in the market lake.
+        start: Seconds until a job's first task is handed out.
         dispatch: Seconds of the driver per task.
         gap: Seconds between two tasks of a worker.
         call: Seconds of the ledger per file.
@@ -46,6 +50,8 @@ class Costs:
     file: float
     reads: float
     writes: float
+    row_bytes: float = 0.0
+    start: float = 0.0
     dispatch: float = 0.0
     gap: float = 0.0
     call: float = 0.0
@@ -67,7 +73,9 @@ def measure_files(*, quick: bool = False) -> tuple[Costs, int]:
         seen.clear()
         run_item(item, lake=lake, out=out, engineer=engineer)
         reads, writes = seen["GET"] + seen["HEAD"], seen["PUT"] + seen["POST"]
-    return Costs(row, max(0.0, few - lengths[0] * row), reads, writes), len(engineer.symbol_names)
+        files = [lake.storage.read(path) for path in lake.storage.list_files("candles", recursive=True)]
+    row_bytes = sum(map(len, files)) / lengths[1]
+    return Costs(row, max(0.0, few - lengths[0] * row), reads, writes, row_bytes), len(engineer.symbol_names)
 
 
 def _seconds(panel: Panel, lake_folder: str, out_folder: str, engineer: AdvancedFeatureEngineer, rows: int) -> float:
@@ -99,18 +107,17 @@ def _item(lake: Lake, engineer: AdvancedFeatureEngineer, rows: int) -> WorkItem:
 
 
 @contextmanager
-def logical_nodes(count: int) -> Iterator[None]:
+def logical_nodes(count: int, cpus: int = CPUS_PER_NODE) -> Iterator[None]:
     """Give a real cluster of so many nodes on this machine, its workers started."""
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": CPUS_PER_NODE, "object_store_memory": 1 << 27, "include_dashboard": False},
-    )
+    head = {"num_cpus": cpus, "object_store_memory": STORE_BYTES, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(count - 1):
-        cluster.add_node(num_cpus=CPUS_PER_NODE, object_store_memory=1 << 27)
+        cluster.add_node(num_cpus=cpus, object_store_memory=STORE_BYTES)
     cluster.wait_for_nodes()
     ray.init(address=cluster.address, log_to_driver=False)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
-        _run([0.5] * (2 * CPUS_PER_NODE * count))
+        _run([1.0] * (2 * cpus * count))
         yield
     finally:
         ray.shutdown()
@@ -136,6 +143,13 @@ def real_run(seconds: Sequence[float], nodes: int) -> float:
         return _run(list(seconds))
 
 
+def _per_task(num_tasks: int) -> tuple[float, float]:
+    """Return the seconds of an empty task, and those of a run without any: the line through a short and a long run."""
+    few, many = _run([0.0] * num_tasks), _run([0.0] * (3 * num_tasks))
+    slope = max(0.0, (many - few) / (2 * num_tasks))
+    return slope, max(0.0, few - slope * num_tasks)
+
+
 class _Ledger:
     def begin(self, place: int) -> int:
         """Answer, as the library's ledger does."""
@@ -143,14 +157,17 @@ class _Ledger:
 
 
 def measure_scheduler(costs: Costs, num_tasks: int) -> Costs:
-    """Return the costs with those of Ray: empty tasks on many workers for the driver, on two for the gap, calls to an actor."""
+    """Return the costs with those of Ray.
+
+    Empty tasks on two workers show the pause between two tasks of a worker, on eight how fast the driver hands them out.
+    """
     with logical_nodes(1):
-        gap = CPUS_PER_NODE * _run([0.0] * num_tasks) / num_tasks
-    with logical_nodes(2):
-        dispatch = _run([0.0] * num_tasks) / num_tasks
+        gap, start = _per_task(num_tasks)
+    with logical_nodes(2, cpus=4):
+        dispatch, _ = _per_task(num_tasks)
         ledger = ray.remote(num_cpus=0)(_Ledger).remote()
         ray.get(ledger.begin.remote(0))
         begun = time.perf_counter()
         ray.get([ledger.begin.remote(place) for place in range(CALLS)])
         call = 2 * (time.perf_counter() - begun) / CALLS  # an item begins and finishes
-    return replace(costs, dispatch=dispatch, gap=max(0.0, gap - dispatch), call=call)
+    return replace(costs, start=start, dispatch=dispatch, gap=CPUS_PER_NODE * gap, call=call)

@@ -3,6 +3,7 @@
 import pickle
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,3 +52,20 @@ def test_a_local_one_arrives_as_it_was(tmp_path: Any) -> None:
     found = pickle.loads(pickle.dumps(there))
     found.publish("name", b"content")
     assert (found.address, there.read("name")) == (there.address, b"content")
+
+
+def test_an_upload_that_fails_is_told(overloaded: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(storage, "S3_MAX_ATTEMPTS", 1)
+    there = open_storage(f"s3://k:s@bucket/folder?scheme=http&region=us-east-1&endpoint_override={overloaded[0]}")
+    for content in (b"", b"few bytes"):
+        (tmp_path / "file").write_bytes(content)
+        with pytest.raises(DataError, match="cannot write s3://bucket/folder/name"):
+            there.upload(tmp_path / "file", "name")
+
+
+def test_an_upload_arrives_whole(s3_address: str, tmp_path: Path) -> None:
+    there = open_storage(s3_address.format("folder"))
+    for content in (b"", b"few bytes", bytes(range(256)) * 50_000):
+        (tmp_path / "file").write_bytes(content)
+        there.upload(tmp_path / "file", "name")
+        assert there.read("name") == content

@@ -13,7 +13,7 @@ from cryptoml.data.schema import parse_timeframe
 from cryptoml.features.market import leader_of
 from cryptoml.features.store.files import cross_section_folder, features_folder, file_name
 
-__all__ = ["WorkItem", "market_items", "symbol_items"]
+__all__ = ["WorkItem", "market_bars", "market_items", "symbol_items"]
 
 MARKET_CELLS, MARKET_BARS = 2_000_000, (1_024, 8_192)
 
@@ -82,7 +82,7 @@ def market_items(files: LakeFiles, lives: Mapping[str, Life], *, warm_up_bars: i
         return []
     step, (first, last) = parse_timeframe(files.timeframe), _edges(whole)
     items = []
-    for name, start, stop in _stretches(first, last + step, _market_bars(len(lives)) * step):
+    for name, start, stop in _stretches(first, last + step, market_bars(len(lives)) * step):
         since = max(start - warm_up_bars * step, first)
         peers = _taking_part(lives, since, stop)
         items.append(
@@ -115,7 +115,7 @@ def _files_within(life: Life, since: pd.Timestamp, until: pd.Timestamp) -> list[
     return [file for file, first, last in life if first < until and last >= since]
 
 
-def _market_bars(num_symbols: int) -> int:
+def market_bars(num_symbols: int) -> int:
     """Return a power of two of bars, so that the memory of an item does not grow with the number of symbols."""
     fewest, most = MARKET_BARS
     return max(fewest, min(most, 1 << (MARKET_CELLS // max(num_symbols, 1)).bit_length() - 1))
