@@ -111,19 +111,18 @@ class Host:
 
     def spawn(self, command: Sequence[str], environment: Mapping[str, str], log: str = "/tmp/out.log") -> subprocess.Popen[bytes]:
         """Start a process on the host, in the checkout's folder; its output goes to a file there."""
-        values = [f"{name}={value}" for name, value in self._environment(environment).items()]
+        whole, variables = [*self._enter(), *command], self._environment(environment)
         with self.path(log).open("ab") as out:
-            whole = [*self._enter(), "env", "-i", *values, *command]
-            self.spawned.append(subprocess.Popen(whole, stdout=out, stderr=subprocess.STDOUT, start_new_session=True))
+            process = subprocess.Popen(whole, env=variables, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+        self.spawned.append(process)
         return self.spawned[-1]
 
     def run(
         self, command: Sequence[str], environment: Mapping[str, str], timeout: float = 120.0
     ) -> subprocess.CompletedProcess[str]:
         """Run a process on the host to its end."""
-        values = [f"{name}={value}" for name, value in self._environment(environment).items()]
-        whole = [*self._enter(), "env", "-i", *values, *command]
-        return subprocess.run(whole, capture_output=True, text=True, timeout=timeout, check=False)
+        whole, variables = [*self._enter(), *command], self._environment(environment)
+        return subprocess.run(whole, env=variables, capture_output=True, text=True, timeout=timeout, check=False)
 
     def _enter(self) -> list[str]:
         return ["nsenter", "-t", str(self.pid), "-n", "-m", "-u", "-i", "-p", f"--wd={REPOSITORY}"]

@@ -68,7 +68,10 @@ def test_every_node_asks_for_the_token(path: Path) -> None:
     config = load(path)
     assert config["file_mounts"] == {"/home/ray/.ray/auth_token": "~/.ray/auth_token"}
     for commands in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
-        assert "RAY_AUTH_MODE=token ray start" in " ".join(commands[-1].split())
+        settings, _, start = " ".join(commands[-1].split()).rpartition("; ")
+        assert "export RAY_AUTH_MODE=token" in settings
+        assert "RAY_grpc_client_keepalive_time_ms=10000" in settings, "a host that loses power is noticed"
+        assert start.startswith("ray start ")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
