@@ -16,7 +16,7 @@ from serve.limits import TokenBuckets
 from serve.problems import ForbiddenError, ServiceError, TooManyRequestsError, UnauthorisedError
 from serve.settings import Limits
 
-__all__ = ["Access", "Caller"]
+__all__ = ["ENVIRONMENT", "Access", "Caller"]
 
 ENVIRONMENT = "CRYPTOML_API_KEYS"
 _BEARER = HTTPBearer(auto_error=False, description="`Authorization: Bearer cml_...`")

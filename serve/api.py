@@ -1,79 +1,101 @@
-"""The HTTP interface as a plain FastAPI application over anything that can predict."""
+"""The HTTP interface as a plain FastAPI application over anything that answers like the feature deployment."""
 
-from collections.abc import Mapping
-from datetime import UTC, datetime
-from http import HTTPStatus
-from typing import Any, Protocol
+import time
+from pathlib import Path
+from typing import Any
 
-import pandas as pd
 from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cryptoml import __version__
-from cryptoml.errors import DataError
-from cryptoml.live.prediction import Prediction, Refusal
-from serve.limits import BodyLimit
+from serve.access import Access
+from serve.bodies import BODY_MODELS
+from serve.headers import SecurityHeaders
+from serve.limits import Admission, BodyLimit
+from serve.metrics import observe_answer
 from serve.problems import install_problem_handlers
-from serve.requests import MAX_BODY_BYTES, Forecast, ForecastAnswer, HistoryRequest, ModelInfo, Signal, SignalAnswer
+from serve.requests import AdaptationRequest
+from serve.routes.adaptations import adaptation_routes
+from serve.routes.candles import candle_routes
+from serve.routes.descriptions import Problem
+from serve.routes.forecasts import forecast_routes
+from serve.routes.health import health_routes
+from serve.routes.models import model_routes
+from serve.routes.watching import watching_routes
+from serve.service import Service
+from serve.settings import Limits
 
-__all__ = ["Model", "create_app"]
+__all__ = ["create_app"]
 
-
-class Model(Protocol):
-    """What the interface needs of the model behind it."""
-
-    async def predict(self, frames: Mapping[str, pd.DataFrame], now: datetime) -> tuple[ModelInfo, list[Prediction]]:
-        """Forecast every symbol at its last bar that is closed at `now`, and tell which model did.
-
-        Raises:
-            DataError: The candles cannot be used at all.
-            ModelUnavailableError: Overloaded or not loaded.
-        """
-        ...
-
-    async def info(self) -> ModelInfo:
-        """Describe the loaded model.
-
-        Raises:
-            ModelUnavailableError: None is loaded.
-        """
-        ...
+PAGE = Path(__file__).parent / "page"
 
 
-def create_app(model: Model) -> FastAPI:
-    """Return the application; it holds no state but the model it asks."""
+def create_app(service: Service, access: Access | None = None, limits: Limits | None = None) -> FastAPI:
+    """Return the application; it holds no state but what callers asked lately.
+
+    Args:
+        service: What answers.
+        access: Keys and rates; everybody may do everything where None.
+        limits: What a caller may ask for.
+    """
+    access, limits = access or Access(), limits or Limits()
     app = FastAPI(title="cryptoml", version=__version__, description="Forecasts and trading signals for crypto markets.")
-    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
+    app.add_middleware(BodyLimit, max_bytes=limits.body_bytes)
+    app.add_middleware(Admission, max_ongoing=limits.max_ongoing)
+    app.add_middleware(Measured)
+    app.add_middleware(SecurityHeaders)
     install_problem_handlers(app)
-    problems: dict[int | str, dict[str, Any]] = {status: {"description": HTTPStatus(status).phrase} for status in (413, 422, 503)}
-
-    @app.post("/v1/predict", responses=problems)
-    async def predict(request: HistoryRequest) -> ForecastAnswer:
-        """Return every task's forecast for each symbol of the body."""
-        info, predictions = await _ask(model, request)
-        return ForecastAnswer(model=info, predictions=[Forecast.of(one) for one in predictions])
-
-    @app.post("/v1/signals", responses=problems)
-    async def signals(request: HistoryRequest) -> SignalAnswer:
-        """Return BUY, SELL or HOLD with size, stop and target for each symbol of the body."""
-        info, predictions = await _ask(model, request)
-        return SignalAnswer(model=info, signals=[Signal.of(one) for one in predictions])
-
-    @app.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        """Answer while the process lives."""
-        return {"status": "ok"}
-
-    @app.get("/readyz", responses={503: problems[503]})
-    async def readyz() -> ModelInfo:
-        """Answer with the model once it is loaded, 503 before."""
-        return await model.info()
-
+    for router in (
+        forecast_routes(service, access),
+        candle_routes(service, access, limits.clock_skew_seconds),
+        adaptation_routes(service, access),
+        model_routes(service, access),
+        watching_routes(service, access, limits.streams),
+        health_routes(service),
+    ):
+        app.include_router(router)
+    if PAGE.is_dir():
+        app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    app.openapi = lambda: _described(app)  # type: ignore[method-assign]
     return app
 
 
-async def _ask(model: Model, request: HistoryRequest) -> tuple[ModelInfo, list[Prediction]]:
-    info, predictions = await model.predict(request.frames(), request.as_of or datetime.now(UTC))
-    unknown = [one.symbol for one in predictions if one.refusal is Refusal.NEVER_TRAINED]
-    if unknown:
-        raise DataError(f"history holds symbols that the model was never trained on: {unknown}; it knows {info.symbols}")
-    return info, predictions
+class Measured:
+    """ASGI middleware that counts and times the answers of each route."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on and note its answer."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status, began = 500, time.perf_counter()
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            observe_answer(route, status, (time.perf_counter() - began) * 1e3)
+
+
+def _described(app: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI description, with the bodies that routes read by themselves."""
+    if app.openapi_schema is None:
+        described = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        own: tuple[type[BaseModel], ...] = (*BODY_MODELS, AdaptationRequest, Problem)
+        _, models = models_json_schema([(model, "validation") for model in own], ref_template="#/components/schemas/{model}")
+        described["components"].setdefault("schemas", {}).update(models["$defs"])
+        app.openapi_schema = described
+    return app.openapi_schema

@@ -1,31 +1,28 @@
-"""Bodies of requests and answers, with their limits. Everything is checked here, once; behind it the values are trusted."""
+"""Bodies of requests, with their limits. Everything is checked here, once; behind it the values are trusted."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Self
 
 import pandas as pd
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
-from cryptoml.live.prediction import Prediction
+from cryptoml.data.panel import CANDLE_FIELDS
 
 __all__ = [
     "MAX_BARS",
-    "MAX_BODY_BYTES",
+    "MAX_ROWS",
     "MAX_SYMBOLS",
+    "AdaptationRequest",
     "Candles",
-    "Forecast",
-    "ForecastAnswer",
-    "HistoryRequest",
-    "ModelInfo",
-    "Signal",
-    "SignalAnswer",
+    "ChangeRequest",
+    "ForecastRequest",
+    "Instant",
+    "NewCandles",
 ]
 
 MAX_SYMBOLS = 512
 MAX_BARS = 20_000
 MAX_ROWS = 400_000
-MAX_BODY_BYTES = 64 * 1024 * 1024
 
 Price = Annotated[float, Field(gt=0, le=1e15, allow_inf_nan=False)]
 Amount = Annotated[float, Field(ge=0, le=1e18, allow_inf_nan=False)]
@@ -58,127 +55,79 @@ class Candles(BaseModel):
         return self
 
     def _columns(self) -> dict[str, list[float]]:
-        names = type(self).model_fields.keys() - {"timestamp"}
-        return {name: column for name in names if (column := getattr(self, name)) is not None}
+        return {name: column for name in CANDLE_FIELDS if (column := getattr(self, name)) is not None}
 
     def to_frame(self) -> pd.DataFrame:
         """Return the candles as a frame with a UTC `timestamp` column."""
         return pd.DataFrame({"timestamp": pd.DatetimeIndex(pd.to_datetime(self.timestamp, utc=True)), **self._columns()})
 
 
-class HistoryRequest(BaseModel):
-    """Candles of the symbols to forecast. What other symbols the model knows help the forecast: give them where you can."""
+class NewCandles(Candles):
+    """Bars to keep."""
+
+    timeframe: str | None = Field(None, max_length=8, description="Length of a bar; refused where it is not the model's")
+
+
+Symbol = Annotated[str, Field(min_length=1, max_length=32)]
+Symbols = Annotated[list[Symbol], Field(max_length=MAX_SYMBOLS)]
+History = Annotated[dict[Symbol, Candles], Field(min_length=1, max_length=MAX_SYMBOLS)]
+
+
+class _OverBars(BaseModel):
+    """A request over candles: those in the body, or those that the service keeps."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    history: dict[Annotated[str, Field(min_length=1, max_length=32)], Candles] = Field(
-        min_length=1, max_length=MAX_SYMBOLS, description="Symbol -> candles"
-    )
+    history: History | None = Field(None, description="Symbol -> candles")
+    symbols: Symbols | None = Field(None, description="Symbols whose kept bars are to be used; every kept one where empty")
     as_of: Instant | None = Field(None, description="Instant of the decision; the service's clock where absent")
 
     @model_validator(mode="after")
-    def _rows_fit(self) -> Self:
-        rows = sum(len(candles.timestamp) for candles in self.history.values())
+    def _one_source(self) -> Self:
+        if (self.history is None) == (self.symbols is None):
+            raise ValueError("one of history and symbols must be given")
+        rows = sum(len(candles.timestamp) for candles in (self.history or {}).values())
         if rows > MAX_ROWS:
             raise ValueError(f"history must hold at most {MAX_ROWS} candles in all, had {rows}")
         return self
 
     def frames(self) -> dict[str, pd.DataFrame]:
-        """Return the candles as frames by symbol."""
-        return {symbol: candles.to_frame() for symbol, candles in self.history.items()}
+        """Return the candles of the body as frames by symbol."""
+        return {symbol: candles.to_frame() for symbol, candles in (self.history or {}).items()}
 
 
-class ModelInfo(BaseModel):
-    """The model that answers."""
+class ForecastRequest(_OverBars):
+    """Symbols to forecast. What other symbols the model knows help the forecast: give them in `history` where you can."""
 
-    model_config = ConfigDict(frozen=True)
-
-    version: str = Field(description="Name of the bundle's content")
-    timeframe: str
-    horizon_bars: int
-    history_bars: int = Field(description="Candles per symbol that a forecast needs")
-    symbols: list[str]
+    adaptation: str | None = Field(
+        None, max_length=64, description="Id of an adaptation; each symbol's active one where absent, `none` for the plain model"
+    )
+    explain: bool = Field(False, description="Tell which inputs moved each forecast")
 
 
-class Forecast(BaseModel):
-    """Every task's output for one symbol at its last closed bar."""
+class AdaptationRequest(BaseModel):
+    """Bars to learn a correction from: the newest kept ones, or those in the body."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    symbol: str
-    timestamp: AwareDatetime | None
-    available_at: AwareDatetime | None
-    horizon_bars: int
-    direction: Mapping[str, float]
-    regime: Mapping[str, float]
-    volatility: float | None
-    position_size: float | None
-    quantiles: Mapping[int, Mapping[float, float]] = Field(description="Horizon in bars -> level -> log return")
-    refusal: str | None = Field(None, description="Why there is no forecast")
-    reasoning: str
+    symbols: Annotated[list[Symbol], Field(min_length=1, max_length=MAX_SYMBOLS)]
+    last_bars: int | None = Field(
+        None, ge=10, le=1000, description="Newest bars that teach; the model's own setting where absent"
+    )
+    history: History | None = Field(None, description="Symbol -> candles, with those before `last_bars` that a forecast needs")
+    regime: Annotated[str, Field(min_length=1, max_length=32, pattern="^[A-Za-z0-9_-]+$")] | None = Field(
+        None, description="Name to keep it under; the most probable regime where absent"
+    )
+    as_of: Instant | None = Field(None, description="Bars that were not closed by then do not count")
 
-    @classmethod
-    def of(cls, prediction: Prediction) -> Self:
-        """Return the forecast part of a prediction."""
-        return cls(
-            symbol=prediction.symbol,
-            timestamp=prediction.timestamp,
-            available_at=prediction.available_at,
-            horizon_bars=prediction.horizon_bars,
-            direction=prediction.direction,
-            regime=prediction.regime,
-            volatility=prediction.volatility,
-            position_size=prediction.position_size,
-            quantiles=prediction.quantiles,
-            refusal=prediction.refusal,
-            reasoning=prediction.signal["reasoning"],
-        )
+    def frames(self) -> dict[str, pd.DataFrame] | None:
+        """Return the candles of the body as frames by symbol, None without any."""
+        return None if self.history is None else {symbol: candles.to_frame() for symbol, candles in self.history.items()}
 
 
-class Signal(BaseModel):
-    """What to do with one symbol."""
+class ChangeRequest(BaseModel):
+    """Why another model is to serve."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    symbol: str
-    timestamp: AwareDatetime | None
-    available_at: AwareDatetime | None
-    action: str = Field(description="BUY, SELL or HOLD")
-    position_size: float = Field(description="Fraction of equity")
-    confidence: float | None
-    stop_loss_pct: float | None
-    take_profit_pct: float | None
-    market_regime: str
-    predicted_volatility: float | None
-    expected_edge: float | None
-    reasoning: str
-    refusal: str | None = None
-
-    @classmethod
-    def of(cls, prediction: Prediction) -> Self:
-        """Return the decision part of a prediction."""
-        return cls(
-            symbol=prediction.symbol,
-            timestamp=prediction.timestamp,
-            available_at=prediction.available_at,
-            refusal=prediction.refusal,
-            **prediction.signal,
-        )
-
-
-class ForecastAnswer(BaseModel):
-    """Answer of `POST /v1/predict`."""
-
-    model_config = ConfigDict(frozen=True)
-
-    model: ModelInfo
-    predictions: list[Forecast]
-
-
-class SignalAnswer(BaseModel):
-    """Answer of `POST /v1/signals`."""
-
-    model_config = ConfigDict(frozen=True)
-
-    model: ModelInfo
-    signals: list[Signal]
+    reason: str = Field("", max_length=500, description="For the registry's history and the audit log")

@@ -1,6 +1,7 @@
 """Serve a bundle on this machine: `python -m serve.run [--bundle DIR] [--port 8000]`."""
 
 import logging
+import os
 import signal
 import sys
 import time
@@ -14,9 +15,10 @@ from ray import serve
 from ray.serve.config import HTTPOptions
 
 from cryptoml.distributed.cluster import cluster
-from cryptoml.errors import BundleError, CryptomlError
-from cryptoml.models.bundle import load_bundle
+from cryptoml.errors import BundleError, ConfigError, CryptomlError
+from serve.access import ENVIRONMENT
 from serve.app import AppArgs, build
+from serve.keys import read_keys
 
 __all__ = ["RunArgs", "main", "newest_bundle"]
 
@@ -29,9 +31,15 @@ class RunArgs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     bundle: Path | None = Field(None, description="Folder of a bundle; the newest below `runs` where absent")
+    registry: str | None = Field(None, description="Registry (folder or s3://) whose champion is served, instead of a bundle")
     runs: Path = Field(Path("runs"), description="Folder that holds the results of runs")
-    host: str = Field("127.0.0.1", description="Address to listen on; the application asks for no key, so keep it private")
+    state: str = Field("runs/serving", description="Folder or s3:// of kept bars, adaptations and the audit log")
+    keys: Path | None = Field(None, description="File of API keys (python -m serve.keys create); none are asked where absent")
+    host: str = Field("127.0.0.1", description="Address to listen on; others than loopback need keys")
     port: int = Field(8000, ge=1, le=65535)
+    tls_key: Path | None = Field(None, description="PEM file of the private key; with tls_certificate the service speaks TLS")
+    tls_certificate: Path | None = Field(None, description="PEM file of the certificate")
+    cpus: int | None = Field(None, ge=1, description="Logical CPUs of the private cluster; all of this machine where absent")
 
 
 def newest_bundle(runs: Path) -> Path:
@@ -51,15 +59,37 @@ def main(args: RunArgs) -> None:
 
     Raises:
         BundleError: The bundle is absent or damaged; found before anything is started.
+        ConfigError: The keys are missing or damaged, or the address is open to others without keys.
     """
-    bundle = (args.bundle or newest_bundle(args.runs)).resolve()
-    load_bundle(bundle)
-    with cluster(), _interruptible():
-        serve.start(http_options=HTTPOptions(host=args.host, port=args.port))
-        serve.run(build(AppArgs(bundle=str(bundle))), name="cryptoml")
-        _LOG.info("serving %s on http://%s:%s (interface at /docs)", bundle, args.host, args.port)
+    settings = _settings(args)
+    app = build(settings)
+    with cluster(num_cpus=args.cpus), _interruptible():
+        serve.start(http_options=_listening(args))
+        serve.run(app, name="cryptoml")
+        scheme = "https" if args.tls_certificate else "http"
+        what = settings.registry or settings.bundle
+        _LOG.info("serving %s on %s://%s:%s (interface at /docs)", what, scheme, args.host, args.port)
         while True:
             time.sleep(1)
+
+
+def _settings(args: RunArgs) -> AppArgs:
+    if args.registry is not None and args.bundle is not None:
+        raise ConfigError("one of bundle and registry must be given, both were")
+    bundle = str(args.bundle or newest_bundle(args.runs)) if args.registry is None else None
+    keys = args.keys or os.environ.get(ENVIRONMENT)
+    if keys is not None:
+        read_keys(Path(keys))
+    elif args.host not in ("127.0.0.1", "localhost", "::1"):
+        raise ConfigError(f"keys must be given where others can reach the service: host was {args.host}")
+    return AppArgs(bundle=bundle, registry=args.registry, state=args.state, keys=None if keys is None else str(keys)).resolved()
+
+
+def _listening(args: RunArgs) -> HTTPOptions:
+    if (args.tls_key is None) != (args.tls_certificate is None):
+        raise ConfigError("tls_key and tls_certificate must be given together")
+    tls = {"ssl_keyfile": str(args.tls_key), "ssl_certfile": str(args.tls_certificate)} if args.tls_key else {}
+    return HTTPOptions(host=args.host, port=args.port, **tls)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import torch
 
 from cryptoml.models.forecaster import Forecaster
 
-__all__ = ["asset_graph", "temporal_attention"]
+__all__ = ["asset_graph", "input_influence", "temporal_attention"]
 
 _WINDOWS = 64
 _AT_ONCE = 8
@@ -56,6 +56,32 @@ def asset_graph(
     if not heard:
         return None
     return np.divide(total, share, out=np.full_like(total, np.nan), where=share > 0)
+
+
+def input_influence(members: Sequence[Forecaster], weights: Sequence[float], features: np.ndarray, asset: int) -> np.ndarray:
+    """Return how much each feature of an asset moved its forecast at the last bar `[feature]`: above 0 towards UP.
+
+    Gradient times input (Shrikumar et al. 2016) of the log odds of UP against DOWN, summed over the bars and averaged over the
+    members by weight. A missing value has no influence.
+
+    Args:
+        members: Forecasters.
+        weights: Of the members in the ensemble.
+        features: Scaled `[asset, time, feature]` of one window, NaN where missing.
+        asset: Row of the asset.
+    """
+    total = np.zeros(features.shape[-1])
+    window = torch.from_numpy(features[None])
+    mask = ~window.isnan()
+    for member, weight in zip(members, weights, strict=True):
+        if weight <= 0 or not mask[0, asset].any():
+            continue
+        values = window.nan_to_num().requires_grad_()
+        with torch.enable_grad():
+            direction = member(values, mask).direction[0, asset]
+            (gradient,) = torch.autograd.grad(direction[2] - direction[0], values)
+        total += weight * (gradient * values)[0, asset].sum(dim=0).detach().numpy()
+    return total
 
 
 def _explained(member: Forecaster, features: np.ndarray, lookback: int, name: str) -> Iterator[torch.Tensor]:

@@ -300,11 +300,9 @@ class Predictor:
             sigma: `[asset, origin]` volatility per bar known at each.
             chosen: From `chosen`.
         """
-        base = self._learner.base_model
-        assert isinstance(base, ForecastAdapter)
         for one in {adaptation.id: adaptation for adaptation in chosen.values()}.values():
             rows = [row for row, symbol in enumerate(self.symbols) if chosen.get(symbol) == one]
-            moved = base.turned(one.knobs).apply_to(predictions.of_assets(rows), sigma[rows], self._targets.horizons)
+            moved = self.adapted(predictions.of_assets(rows), sigma[rows], one)
             for part in fields(predictions):
                 getattr(predictions, part.name)[rows] = getattr(moved, part.name)
         return predictions
@@ -319,6 +317,12 @@ class Predictor:
             reasons = explain_last_bar(self._bundle.ensemble, window, self._bundle.feature_names, rows) if these else []
             told |= {one.symbol: replace(one, **vars(reason)) for one, reason in zip(these, reasons, strict=True)}
         return list(told.values())
+
+    def adapted(self, predictions: Predictions, sigma: np.ndarray, adaptation: Adaptation) -> Predictions:
+        """Return forecasts `[asset, origin, ...]` moved by an adaptation, whichever symbols they are of."""
+        base = self._learner.base_model
+        assert isinstance(base, ForecastAdapter)
+        return base.turned(adaptation.knobs).apply_to(predictions, sigma, self._targets.horizons)
 
     def _forecast(self, features: np.ndarray, sigma: np.ndarray, chunk_origins: int | None = None) -> Predictions:
         """Return predictions `[asset, origin, ...]` of what `ModelInputs` gave."""

@@ -3,49 +3,43 @@
 import asyncio
 import runpy
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import numpy as np
 import pandas as pd
 import pytest
+import ray.serve.multiplex
 from fastapi import FastAPI
+from ray import serve
+from ray.serve._private.common import DeploymentID, ReplicaID
+from ray.serve._private.config import DeploymentConfig
+from ray.serve.context import ReplicaContext
+from ray.serve.schema import ReplicaRank
 
-from cryptoml.live.prediction import Prediction, Refusal
-from serve.requests import ModelInfo
+from cryptoml.models.bundle import Bundle
+from serve.api import create_app
+from serve.app import AppArgs
+from serve.deployments import Adapter, Features, member_deployment
+from serve.service import Service, remote_service
 
 trained = runpy.run_path(str(Path(__file__).parents[1] / "live" / "conftest.py"))["trained"]
-INFO = ModelInfo(version="fake", timeframe="1h", horizon_bars=24, history_bars=3, symbols=["BTCUSDT", "ETHUSDT"])
+HOUR = pd.Timedelta(hours=1)
 
 
-class FakeModel:
-    """Holds everything it knows; remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[Mapping[str, pd.DataFrame], datetime]] = []
-
-    async def predict(self, frames: Mapping[str, pd.DataFrame], now: datetime) -> tuple[ModelInfo, list[Prediction]]:
-        self.asked.append((frames, now))
-        return INFO, [self._one(symbol) for symbol in frames]
-
-    async def info(self) -> ModelInfo:
-        return INFO
-
-    def _one(self, symbol: str) -> Prediction:
-        signal = {
-            "action": "HOLD",
-            "position_size": 0.0,
-            "confidence": None,
-            "stop_loss_pct": None,
-            "take_profit_pct": None,
-            "market_regime": "UNKNOWN",
-            "predicted_volatility": None,
-            "expected_edge": None,
-            "reasoning": "HOLD",
-        }
-        refusal = None if symbol in INFO.symbols else Refusal.NEVER_TRAINED
-        return Prediction(symbol, None, None, 24, signal, refusal=refusal)
+@pytest.fixture(autouse=True)
+def replica_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Serve's batching and multiplexing ask which replica they are in, which its local testing mode does not say."""
+    config = DeploymentConfig(max_ongoing_requests=1000)
+    replica = ReplicaID("local", DeploymentID("Local", "test"))
+    rank = ReplicaRank(rank=0, node_rank=0, local_rank=0)
+    context = ReplicaContext(replica_id=replica, servable_object=None, _deployment_config=config, rank=rank, world_size=1)
+    monkeypatch.setattr("ray.serve.context._INTERNAL_REPLICA_CONTEXT", context)
+    controller = SimpleNamespace(record_request_routing_info=lambda info: None)
+    ray.serve.multiplex._get_global_client = lambda: controller  # for good: multiplexing asks on, and would start a cluster
 
 
 def candle_columns(frame: pd.DataFrame) -> dict[str, Any]:
@@ -57,31 +51,102 @@ def candle_columns(frame: pd.DataFrame) -> dict[str, Any]:
 class Client:
     """Sends requests to an application in this process, each in an event loop of its own."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: FastAPI, key: str | None = None) -> None:
         self._transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         return asyncio.run(self._request(method, path, **options))
 
-    def get(self, path: str) -> httpx.Response:
-        return self.request("GET", path)
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return self.request("GET", path, **options)
 
     def post(self, path: str, **options: Any) -> httpx.Response:
         return self.request("POST", path, **options)
 
+    def put(self, path: str, **options: Any) -> httpx.Response:
+        return self.request("PUT", path, **options)
+
+    def delete(self, path: str, **options: Any) -> httpx.Response:
+        return self.request("DELETE", path, **options)
+
     async def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        async with httpx.AsyncClient(transport=self._transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=self._transport, base_url="http://test", headers=self._headers) as client:
             return await client.request(method, path, **options)
 
 
+@dataclass(frozen=True)
+class Today:
+    """The trained bundle's candles, moved so that the last one closed just now; and what is forecast of them offline."""
+
+    path: Path
+    bundle: Bundle
+    frames: Mapping[str, pd.DataFrame]
+    probabilities: np.ndarray
+    quantiles: np.ndarray
+
+    def tail(self, symbol: str, number: int) -> pd.DataFrame:
+        """Return a symbol's newest candles."""
+        return self.frames[symbol].tail(number).reset_index(drop=True)
+
+
+@pytest.fixture(scope="session")
+def today(trained: Any) -> Today:
+    """Hours and weekdays are kept, since features read them: whole weeks are added, and bars after now are cut."""
+    now = pd.Timestamp.now("UTC").floor("h")
+    last = trained.panel.timestamps[-1]
+    weeks = pd.Timedelta(weeks=-(-(now - last) // pd.Timedelta(weeks=1)))
+    stop = trained.panel.num_bars - int((last + weeks - (now - HOUR)) // HOUR)
+    frames = {}
+    for symbol, frame in trained.frames(stop).items():
+        frames[symbol] = frame.assign(timestamp=frame["timestamp"] + weeks)
+    return Today(
+        trained.path, trained.bundle, frames, trained.offline.probabilities[:, stop - 1], trained.offline.quantiles[:, stop - 1]
+    )
+
+
+def local_service(args: AppArgs, name: str, members: int = 2) -> Service:
+    """Return the whole application but its ingress, in this process."""
+    bound = [member_deployment(number).bind(args, number, members) for number in range(members)]
+    app = Features.bind(args, bound, Adapter.bind(args))
+    return remote_service(serve.run(app, name=name, _local_testing_mode=True))
+
+
 @pytest.fixture
-def connect() -> Callable[[FastAPI], Client]:
+def start(connect: Callable[..., Client], tmp_path: Path) -> Callable[[AppArgs], Client]:
+    """Return a client of a service started with these settings; its state is the test's own."""
+
+    def started(args: AppArgs) -> Client:
+        name = f"{tmp_path.name}-{len(serving)}"
+        serving.append(name)
+        return connect(create_app(local_service(args.model_copy(update={"state": str(tmp_path / "state")}), name)))
+
+    serving: list[str] = []
+    return started
+
+
+@pytest.fixture
+def service(today: Today, tmp_path: Path) -> Service:
+    """A service of its own, without bars."""
+    return local_service(AppArgs(bundle=str(today.path), state=str(tmp_path / "state")), tmp_path.name)
+
+
+@pytest.fixture
+def client(service: Service) -> Client:
+    return Client(create_app(service))
+
+
+@pytest.fixture
+def filled(client: Client, today: Today) -> Client:
+    """The client of a service that keeps all bars."""
+    for symbol, frame in today.frames.items():
+        assert client.put(f"/v1/candles/{symbol}", json=candle_columns(frame)).status_code == 200
+    return client
+
+
+@pytest.fixture
+def connect() -> Callable[..., Client]:
     return Client
-
-
-@pytest.fixture
-def fake_model() -> FakeModel:
-    return FakeModel()
 
 
 @pytest.fixture

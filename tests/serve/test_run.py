@@ -18,10 +18,10 @@ import pytest
 import yaml
 from ray.serve.schema import ServeApplicationSchema
 
-from cryptoml.errors import BundleError
+from cryptoml.errors import BundleError, ConfigError
 from serve.app import AppArgs
-from serve.deployments import Ingress, Model
-from serve.run import newest_bundle
+from serve.deployments import Adapter, Features, Ingress, member_deployment
+from serve.run import RunArgs, main, newest_bundle
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STARTUP_SECONDS = 120
@@ -38,18 +38,24 @@ def test_newest_bundle(tmp_path: Path) -> None:
 
 
 def application(name: str) -> dict[str, Any]:
-    if name == "local":
-        return yaml.safe_load((REPOSITORY / "serve" / "config" / "local.yaml").read_text())["applications"][0]
+    if name in ("local", "production"):
+        return yaml.safe_load((REPOSITORY / "serve" / "config" / f"{name}.yaml").read_text())["applications"][0]
     service = yaml.safe_load((REPOSITORY / "cluster" / "kuberay" / "rayservice.yaml").read_text())
     return yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][0]
 
 
-@pytest.mark.parametrize("name", ["local", "kuberay"])
+@pytest.mark.parametrize("name", ["local", "production", "kuberay"])
 def test_configs_name_what_exists(name: str) -> None:
     config = ServeApplicationSchema.model_validate(application(name))
     assert config.import_path == "serve.app:build"
     assert AppArgs.model_validate(config.args)
-    assert {one.name for one in config.deployments} == {Ingress.name, Model.name}
+    known = {Ingress.name, Features.name, Adapter.name, *(member_deployment(number).name for number in range(2))}
+    assert {one.name for one in config.deployments} <= known
+
+
+def test_others_are_let_in_with_keys_only(trained: Any) -> None:
+    with pytest.raises(ConfigError, match="keys must be given"):
+        main(RunArgs(bundle=trained.path, host="0.0.0.0"))
 
 
 @pytest.mark.slow
@@ -73,7 +79,7 @@ def address(trained: Any) -> Iterator[str]:
     port, folder = free_port(), tempfile.mkdtemp(prefix="ray", dir="/tmp")  # Ray's sockets want a short path
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "serve.run", "--bundle", str(trained.path), "--port", str(port)],
+        [sys.executable, "-m", "serve.run", "--bundle", str(trained.path), "--port", str(port), "--state", folder + "/state"],
         env=environment | {"RAY_TMPDIR": folder, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.DEVNULL,
     )

@@ -1,0 +1,235 @@
+"""Bodies of answers."""
+
+from collections.abc import Mapping
+from typing import Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from cryptoml.live.prediction import Prediction
+from serve.adaptation_store import StoredAdaptation
+from serve.bar_keeper import BarStatus, Taken
+from serve.model_info import ModelInfo, TopFeature
+from serve.model_source import ModelVersion
+
+__all__ = [
+    "AdaptationAnswer",
+    "AdaptationsAnswer",
+    "Forecast",
+    "ForecastAnswer",
+    "KeptStatus",
+    "ModelsAnswer",
+    "Signal",
+    "SignalAnswer",
+    "TakenAnswer",
+    "VersionAnswer",
+]
+
+
+class Forecast(BaseModel):
+    """Every task's output for one symbol at its last closed bar."""
+
+    model_config = ConfigDict(frozen=True)
+
+    symbol: str
+    timestamp: AwareDatetime | None
+    available_at: AwareDatetime | None
+    horizon_bars: int
+    direction: Mapping[str, float]
+    regime: Mapping[str, float]
+    volatility: float | None
+    position_size: float | None
+    quantiles: Mapping[int, Mapping[float, float]] = Field(description="Horizon in bars -> level -> log return")
+    refusal: str | None = Field(None, description="Why there is no forecast")
+    reasoning: str
+    adaptation: str | None = Field(None, description="Id of the adaptation that moved the forecast")
+    top_features: list[TopFeature] | None = Field(None, description="Inputs that moved it most, where asked for")
+
+    @classmethod
+    def of(cls, prediction: Prediction, top_features: list[TopFeature] | None = None) -> Self:
+        """Return the forecast part of a prediction."""
+        return cls(
+            symbol=prediction.symbol,
+            timestamp=prediction.timestamp,
+            available_at=prediction.available_at,
+            horizon_bars=prediction.horizon_bars,
+            direction=prediction.direction,
+            regime=prediction.regime,
+            volatility=prediction.volatility,
+            position_size=prediction.position_size,
+            quantiles=prediction.quantiles,
+            refusal=prediction.refusal,
+            reasoning=prediction.signal["reasoning"],
+            adaptation=prediction.adaptation,
+            top_features=top_features,
+        )
+
+
+class Signal(BaseModel):
+    """What to do with one symbol."""
+
+    model_config = ConfigDict(frozen=True)
+
+    symbol: str
+    timestamp: AwareDatetime | None
+    available_at: AwareDatetime | None
+    action: str = Field(description="BUY, SELL or HOLD")
+    position_size: float = Field(description="Fraction of equity")
+    confidence: float | None
+    stop_loss_pct: float | None
+    take_profit_pct: float | None
+    market_regime: str
+    predicted_volatility: float | None
+    expected_edge: float | None
+    reasoning: str
+    refusal: str | None = None
+    adaptation: str | None = Field(None, description="Id of the adaptation that moved the forecast")
+    top_features: list[TopFeature] | None = Field(None, description="Inputs that moved it most, where asked for")
+
+    @classmethod
+    def of(cls, prediction: Prediction, top_features: list[TopFeature] | None = None) -> Self:
+        """Return the decision part of a prediction."""
+        return cls(
+            symbol=prediction.symbol,
+            timestamp=prediction.timestamp,
+            available_at=prediction.available_at,
+            refusal=prediction.refusal,
+            adaptation=prediction.adaptation,
+            top_features=top_features,
+            **prediction.signal,
+        )
+
+
+class ForecastAnswer(BaseModel):
+    """Answer of `POST /v1/predict`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: ModelInfo
+    predictions: list[Forecast]
+
+
+class SignalAnswer(BaseModel):
+    """Answer of `POST /v1/signals`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: ModelInfo
+    signals: list[Signal]
+
+
+class KeptStatus(BaseModel):
+    """The kept bars of one symbol."""
+
+    model_config = ConfigDict(frozen=True)
+
+    symbol: str
+    timeframe: str
+    bars: int
+    missing: int = Field(description="Bars absent between the first and the last")
+    first_bar: AwareDatetime | None
+    last_bar: AwareDatetime | None
+    fresh: bool = Field(description="Whether the newest bar is young enough for a forecast now")
+    enough: bool = Field(description="Whether there are as many bars as a forecast needs")
+
+    @classmethod
+    def of(cls, status: BarStatus, timeframe: str, *, fresh: bool, enough: bool) -> Self:
+        """Return the state as it is told."""
+        return cls(
+            symbol=status.symbol,
+            timeframe=timeframe,
+            bars=status.bars,
+            missing=status.missing,
+            first_bar=status.first,
+            last_bar=status.last,
+            fresh=fresh,
+            enough=enough,
+        )
+
+
+class TakenAnswer(BaseModel):
+    """Answer of `PUT /v1/candles/{symbol}`: what became of the bars."""
+
+    model_config = ConfigDict(frozen=True)
+
+    symbol: str
+    added: int
+    unchanged: int = Field(description="Kept already, with the same values")
+    forgotten: int = Field(description="Older than what is kept, left out")
+    bars: int = Field(description="Kept since")
+    last_bar: AwareDatetime | None
+
+    @classmethod
+    def of(cls, taken: Taken) -> Self:
+        """Return the outcome as it is told."""
+        status = taken.status
+        return cls(
+            symbol=status.symbol,
+            added=taken.added,
+            unchanged=taken.unchanged,
+            forgotten=taken.forgotten,
+            bars=status.bars,
+            last_bar=status.last,
+        )
+
+
+class AdaptationAnswer(BaseModel):
+    """What was learned from the newest bars of a regime."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    status: str = Field(description="accepted or rolled_back")
+    loss_before: float | None = Field(description="On held-back support, unadapted")
+    loss_after: float | None = Field(description="The same, adapted")
+    reason: str
+    model: str = Field(description="Content of the model that it corrects")
+    symbols: list[str]
+    regime: str
+    start: AwareDatetime
+    end: AwareDatetime
+    num_bars: int
+    num_labels: int
+    drift: float
+    volatility: float
+    strength: float
+    created_at: AwareDatetime
+
+    @classmethod
+    def of(cls, stored: StoredAdaptation) -> Self:
+        """Return an adaptation as it is told."""
+        fields = stored.adaptation.model_dump(exclude={"accepted"})
+        status = "accepted" if stored.adaptation.accepted else "rolled_back"
+        return cls(id=stored.adaptation.id, status=status, created_at=stored.created_at, **fields)
+
+
+class AdaptationsAnswer(BaseModel):
+    """Answer of `GET /v1/adaptations`, oldest first."""
+
+    model_config = ConfigDict(frozen=True)
+
+    adaptations: list[AdaptationAnswer]
+
+
+class VersionAnswer(BaseModel):
+    """One version that could be served."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: str
+    serving: bool
+    added_at: str
+    reason: str
+
+    @classmethod
+    def of(cls, version: ModelVersion) -> Self:
+        """Return a version as it is told."""
+        return cls(version=version.version, serving=version.serving, added_at=version.added_at, reason=version.reason)
+
+
+class ModelsAnswer(BaseModel):
+    """Answer of `GET /v1/models`, oldest first."""
+
+    model_config = ConfigDict(frozen=True)
+
+    serving: str
+    versions: list[VersionAnswer]

@@ -1,0 +1,32 @@
+"""Whether the process lives, and whether it can answer."""
+
+from fastapi import APIRouter
+
+from serve.model_info import ModelInfo
+from serve.problems import ModelUnavailableError
+from serve.routes.candles import kept_status
+from serve.routes.descriptions import problems
+from serve.service import Service
+
+__all__ = ["health_routes"]
+
+
+def health_routes(service: Service) -> APIRouter:
+    """Return the routes; they need no key."""
+    router = APIRouter(tags=["health"])
+
+    @router.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """Answer while the process lives."""
+        return {"status": "ok"}
+
+    @router.get("/readyz", responses=problems(503))
+    async def readyz() -> ModelInfo:
+        """Answer with the model once it is loaded and, where bars are kept, some of them are fresh; 503 before."""
+        info = await service.info()
+        kept = [one for one in await kept_status(service, None) if one.bars]
+        if kept and not any(one.fresh for one in kept):
+            raise ModelUnavailableError("the kept bars of every symbol are stale")
+        return info
+
+    return router
