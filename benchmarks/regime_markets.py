@@ -1,6 +1,7 @@
 """Built-in markets with one regime left out, markets in which it comes, and models that were trained on the former."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,11 +12,13 @@ from cryptoml.data.splits import Fold, walk_forward
 from cryptoml.data.synthetic.candles import draw_candles
 from cryptoml.data.synthetic.config import MarketConfig
 from cryptoml.data.synthetic.dynamics import REGIMES, make_dynamics, simulate
-from cryptoml.features.engineer import AdvancedFeatureEngineer, build_features
+from cryptoml.features.engineer import AdvancedFeatureEngineer, FeaturePanel, build_features
 from cryptoml.features.scaling import FeatureScaler, ScalingConfig
 from cryptoml.features.selection import CORE_FEATURES
 from cryptoml.features.targets import TargetConfig, make_targets
+from cryptoml.models.bundle import Bundle, load_bundle, save_bundle
 from cryptoml.models.ensemble import Ensemble
+from cryptoml.trading.config import TradingConfig
 from cryptoml.training.adaptation import AdaptationConfig, AdapterArrays
 from cryptoml.training.config import TrainingConfig
 from cryptoml.training.fold import calibrated, forecast_member, scale_fold
@@ -53,6 +56,7 @@ class Trained:
     """A model that never saw one regime.
 
     Attributes:
+        panel: Its past.
         data: Scaled features and labels of its past.
         regimes: True regime at each bar of its past.
     """
@@ -60,13 +64,17 @@ class Trained:
     ensemble: Ensemble
     engineer: AdvancedFeatureEngineer
     scaler: FeatureScaler
-    arrays: AdapterArrays
+    panel: Panel
     data: FoldData
     regimes: np.ndarray
 
     def scaled(self, panel: Panel) -> np.ndarray:
         """Return the scaled features of a panel."""
         return self.scaler.transform(build_features(panel, self.engineer).values)
+
+    def rehearse(self, config: AdaptationConfig) -> AdapterArrays:
+        """Learn to adapt on the past alone."""
+        return learn_adapter(self.ensemble, self.panel, self.engineer, self.scaler, TARGETS, LOOKBACK, config)
 
 
 def unseen_regimes(num_bars: int) -> list[Unseen]:
@@ -106,19 +114,49 @@ def draw_market(config: MarketConfig, seed: int) -> tuple[Panel, np.ndarray]:
     return Panel(symbols, config.timeframe, stamps, draw_candles(config, path, rng)), path.regimes
 
 
-def train(config: MarketConfig, seed: int, epochs: int, adaptation: AdaptationConfig) -> Trained:
-    """Train, calibrate and rehearse on one market, all of it."""
-    torch.manual_seed(seed)
+def train(config: MarketConfig, seed: int, epochs: int, kept: Path | None = None) -> Trained:
+    """Train and calibrate on one market, all of it; `kept` is a bundle to save to, or to take the models from."""
     panel, regimes = draw_market(config, seed)
     engineer = AdvancedFeatureEngineer({"include": CORE_FEATURES})
     features, targets = build_features(panel, engineer), make_targets(panel, TARGETS)
     scaled = scale_fold(features, targets, _fold(panel, targets.label_bars), TARGETS, ScalingConfig())
+    if kept is not None and kept.exists():
+        ensemble = load_bundle(kept).ensemble
+    else:
+        ensemble = fit(scaled.data, seed, epochs)
+        if kept is not None:
+            save_bundle(kept, _bundle(ensemble, panel, features, engineer, scaled.scaler))
+    return Trained(ensemble, engineer, scaled.scaler, panel, scaled.data, regimes)
+
+
+def fit(data: FoldData, seed: int, epochs: int) -> Ensemble:
+    """Fit and calibrate the members."""
+    torch.manual_seed(seed)
     training = TrainingConfig(max_epochs=epochs, patience=6, lr_patience=1, chunk_bars=128, seed=seed)
-    fitted = [fit_member(scaled.data, one.task(scaled.data, training, LOOKBACK, seed), progress=False) for one in MEMBERS]
-    members = [one.build() for one in fitted]
-    ensemble = calibrated(members, [forecast_member(one, scaled.data, LOOKBACK) for one in members], scaled.data)
-    arrays = learn_adapter(ensemble, panel, engineer, scaled.scaler, TARGETS, LOOKBACK, adaptation)
-    return Trained(ensemble, engineer, scaled.scaler, arrays, scaled.data, regimes)
+    members = [fit_member(data, one.task(data, training, LOOKBACK, seed), progress=False).build() for one in MEMBERS]
+    return calibrated(members, [forecast_member(one, data, LOOKBACK) for one in members], data)
+
+
+def _bundle(
+    ensemble: Ensemble, panel: Panel, features: FeaturePanel, engineer: AdvancedFeatureEngineer, scaler: FeatureScaler
+) -> Bundle:
+    lookbacks = engineer.catalogue().set_index("name")["lookback"]
+    return Bundle(
+        ensemble=ensemble,
+        symbols=panel.symbols,
+        timeframe=panel.timeframe,
+        context_bars=LOOKBACK,
+        feature_names=features.names,
+        feature_lookbacks=tuple(int(lookbacks[name]) for name in features.names),
+        feature_config={"include": CORE_FEATURES},
+        scaler=scaler.to_arrays(),
+        target_config=TARGETS.model_dump(mode="json"),
+        trading_config=TradingConfig().model_dump(mode="json"),
+        metrics={},
+        data_fingerprint=panel.fingerprint(),
+        library_versions={"torch": torch.__version__},
+        created_at=pd.Timestamp.now(tz="UTC").isoformat(timespec="seconds"),
+    )
 
 
 def _fold(panel: Panel, label_bars: int) -> Fold:

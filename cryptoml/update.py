@@ -1,11 +1,12 @@
 """Continual operation: keep the model that serves current.
 
-    newest data -> drift -> challenger (continual step or refit, by rule) -> duel with the champion on the newest purged
-      bars -> promotion only beyond noise
+    newest data -> drift -> challenger (adaptation, continual step or refit, by rule) -> duel with the champion on the newest
+      purged bars -> promotion only beyond noise
 
     known to the champion | bars to learn | gap | bars to judge | bars whose labels are still open
 
-Neither model has read a label of the judging bars, nor one that reaches into them.
+Neither model has read a label of the judging bars, nor one that reaches into them. An adaptation, which lasts for a regime
+alone, is judged as it is used: made anew again and again along the judging bars, each time from what was known by then.
 """
 
 import logging
@@ -29,13 +30,14 @@ from cryptoml.features.targets import REGIMES, TargetConfig, Targets, make_targe
 from cryptoml.models.bundle import Bundle
 from cryptoml.models.ensemble import Predictions
 from cryptoml.models.registry import Registry
+from cryptoml.training.adaptation import AdaptationConfig, adapt, adapt_through, build_learner, support_set
 from cryptoml.training.renewal import RenewalConfig, renew
 
 __all__ = ["Duel", "Spans", "Strategy", "Update", "UpdateConfig", "plan_spans", "update"]
 
 logger = logging.getLogger(__name__)
 
-Strategy = Literal["auto", "continual", "refit"]
+Strategy = Literal["auto", "adapt", "continual", "refit"]
 
 
 class UpdateConfig(BaseModel):
@@ -43,9 +45,13 @@ class UpdateConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    strategy: Strategy = Field("auto", description="auto: refit after a major drift, else a continual step")
+    strategy: Strategy = Field(
+        "auto",
+        description="auto: refit after a major drift, adaptation where the loss rose and the champion has rehearsed that, else a "
+        "continual step",
+    )
     judge_bars: int = Field(336, ge=24, description="Newest labelled bars, on which challenger and champion are compared")
-    least_new_bars: int = Field(48, ge=1, description="Bars to learn that an update needs")
+    least_new_bars: int = Field(48, ge=1, description="Bars to learn that a continual step or a refit needs")
     reference_bars: int = Field(2000, ge=100, description="Last bars known to the champion, against which drift is measured")
     shifted_share: float = Field(0.3, ge=0, le=1, description="Share of shifted features from which a refit is due")
     level: float = Field(0.95, gt=0, lt=1, description="Confidence of the interval of the duel")
@@ -94,7 +100,7 @@ class Update:
     """What one update did.
 
     Attributes:
-        method: `continual` or `refit`; None where there was too little to learn.
+        method: `adapt`, `continual` or `refit`; None where there was too little to learn.
         reason: Why that method, or none.
         spans: Which bars did what.
         version: Name of the challenger in the registry, once it is there.
@@ -150,12 +156,15 @@ def update(
     champion = registry.load()
     arena = _Arena.open(champion, panel, compute, config)
     drift = arena.drift(champion)
-    method, reason = _method(config, arena.spans, drift)
+    method, reason = _method(config, arena.spans, drift, rehearsed=bool(champion.adapter))
     logger.info("%s: %s", method or "no update", reason)
     if method is None:
         return Update(None, reason, arena.spans, drift)
-    challenger = refit(arena.stamps[arena.spans.judge.start]) if method == "refit" else arena.renewed(champion)
-    duel = arena.duel(champion, challenger)
+    if method == "refit":
+        challenger = refit(arena.stamps[arena.spans.judge.start])
+    else:
+        challenger = arena.adapted(champion) if method == "adapt" else arena.renewed(champion)
+    duel = arena.duel(champion, challenger, anew=method == "adapt")
     version = registry.add(challenger, reason=f"{method}: {reason}")
     if duel.won:
         registry.promote(version, reason=f"loss {duel.challenger:.4f} against {duel.champion:.4f}")
@@ -189,12 +198,17 @@ def plan_spans(stamps: pd.DatetimeIndex, known_until: pd.Timestamp, label_bars: 
     return Spans(reference, learn, Span(judge_start, judge_stop))
 
 
-def _method(config: UpdateConfig, spans: Spans, drift: Drift) -> tuple[str | None, str]:
+def _method(config: UpdateConfig, spans: Spans, drift: Drift, *, rehearsed: bool) -> tuple[str | None, str]:
+    """Return what to do and why; `rehearsed` says that the champion learned to adapt."""
+    major = drift.shifted_share > config.shifted_share and drift.loss_rose
+    regime = drift.loss_rose and rehearsed
+    if config.strategy == "adapt" or (config.strategy == "auto" and regime and not major):
+        return "adapt", "asked for" if config.strategy == "adapt" else "the loss rose: a regime that the champion does not know"
     if len(spans.learn) < config.least_new_bars:
         return None, f"{len(spans.learn)} new bars to learn, fewer than {config.least_new_bars}"
     if config.strategy != "auto":
         return config.strategy, "asked for"
-    if drift.shifted_share > config.shifted_share and drift.loss_rose:
+    if major:
         return "refit", f"{drift.shifted_share:.0%} of the features shifted and the loss rose"
     return "continual", "no major drift"
 
@@ -246,10 +260,10 @@ class _Arena:
         )
 
     def renewed(self, champion: Bundle) -> Bundle:
-        """Return the champion after a continual step on the bars to learn."""
+        """Return the champion after a continual step on the bars to learn; an adaptation is forgotten."""
         scaled = self._scaled(champion, slice(0, self.spans.learn.stop))
         ensemble = renew(
-            champion.ensemble,
+            replace(champion.ensemble, adapter=None),
             scaled,
             _first_bars(self.targets, self.spans.learn.stop),
             self.target_config,
@@ -265,10 +279,24 @@ class _Arena:
             created_at=pd.Timestamp.now(tz="UTC").isoformat(timespec="seconds"),
         )
 
-    def duel(self, champion: Bundle, challenger: Bundle) -> Duel:
-        old, new = (
-            [self._judged(one, span) for one in (champion, challenger)] for span in (self.spans.reference, self.spans.judge)
-        )
+    def adapted(self, champion: Bundle) -> Bundle:
+        """Return the champion adapted to the newest bars; its members, and what they know, stay as they are."""
+        config, base = AdaptationConfig.model_validate(champion.adaptation_config), _unadapted(champion)
+        seen = Span(max(0, len(self.stamps) - 1 - config.support_bars), len(self.stamps) - 1)
+        learner = build_learner(self.target_config, config, champion.adapter)
+        targets = self.targets.on_bars(seen.bars)
+        support = (self._forecast(base, seen), targets.sigma, targets.log_return)
+        x, y = support_set(*support, self.target_config, config.prior_labels)
+        adapter, outcome = adapt(learner, x, y, self.target_config.quantiles)
+        logger.info("adaptation: %s", outcome.reason)
+        created = pd.Timestamp.now(tz="UTC").isoformat(timespec="seconds")
+        return replace(base, ensemble=replace(base.ensemble, adapter=adapter), created_at=created)
+
+    def duel(self, champion: Bundle, challenger: Bundle, *, anew: bool = False) -> Duel:
+        """Compare on the judging bars, the challenger adapted again and again along them where `anew`."""
+        old = [self._judged(one, self.spans.reference) for one in (champion, challenger)]
+        new = [self._judged(champion, self.spans.judge)]
+        new.append(self._judged_anew(challenger) if anew else self._judged(challenger, self.spans.judge))
         margin = pooled_mean_statistic(new[1] - new[0])
         difference = interval(margin, mean_block=2.0 * self.targets.label_bars, level=self.config.level)
         both = ~np.isnan(new[0]) & ~np.isnan(new[1])
@@ -283,6 +311,14 @@ class _Arena:
     def _judged(self, bundle: Bundle, span: Span) -> np.ndarray:
         return self._losses(self._forecast(bundle, span), span)
 
+    def _judged_anew(self, bundle: Bundle) -> np.ndarray:
+        config, span = AdaptationConfig.model_validate(bundle.adaptation_config), self.spans.judge
+        wide = Span(max(0, span.start - config.support_bars), span.stop)
+        learner = build_learner(self.target_config, config, bundle.adapter)
+        base, targets = self._forecast(_unadapted(bundle), wide), self.targets.on_bars(wide.bars)
+        moved = adapt_through(learner, base, targets, self.target_config, config, span.start - wide.start)
+        return self._losses(moved, span)
+
     def _losses(self, forecast: Predictions, span: Span) -> np.ndarray:
         return forecast_losses(forecast, self.targets, span.bars, self.target_config)
 
@@ -295,6 +331,10 @@ class _Arena:
 
     def _scaled(self, bundle: Bundle, bars: slice) -> np.ndarray:
         return FeatureScaler.from_arrays(bundle.scaler).transform(self.features.values[:, bars])
+
+
+def _unadapted(bundle: Bundle) -> Bundle:
+    return replace(bundle, ensemble=replace(bundle.ensemble, adapter=None))
 
 
 def _first_bars(targets: Targets, stop: int) -> Targets:

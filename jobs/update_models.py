@@ -24,9 +24,10 @@ __all__ = ["UpdateArguments", "main"]
 class UpdateArguments(ExperimentArguments):
     """Update the registry's champion with the newest data, or roll it back.
 
-    A continual step (elastic weight consolidation and replay) or a refit makes a challenger. It is judged against the
-    champion on the newest bars, which neither has seen, and promoted only if its loss is lower beyond noise. Without a
-    champion the first model is trained, or adopted with --adopt, and promoted. Writes OUT/result.json.
+    An adaptation to a new regime, a continual step (elastic weight consolidation and replay) or a refit makes a
+    challenger. It is judged against the champion on the newest bars, which neither has seen, and promoted only if its loss
+    is lower beyond noise. Without a champion the first model is trained, or adopted with --adopt, and promoted. Writes
+    OUT/result.json.
     """
 
     registry: str

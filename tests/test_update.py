@@ -9,11 +9,13 @@ import pytest
 
 from cryptoml.data.panel import Panel
 from cryptoml.errors import BundleError, DataError
+from cryptoml.evaluation.drift import Drift
+from cryptoml.evaluation.uncertainty import Interval
 from cryptoml.models.bundle import Bundle, load_bundle
 from cryptoml.models.registry import Registry
 from cryptoml.pipeline import Pipeline, open_market
 from cryptoml.training.renewal import RenewalConfig
-from cryptoml.update import Update, UpdateConfig, plan_spans, update
+from cryptoml.update import Update, UpdateConfig, _method, plan_spans, update
 from cryptoml.walk_forward import compute_features
 from tests.tiny import tiny_experiment
 
@@ -72,6 +74,39 @@ class TestSpans:
             plan_spans(self.stamps, self.stamps[1490], 4, RULES)
 
 
+class TestRule:
+    spans = plan_spans(MARKET.panel.timestamps, MARKET.panel.timestamps[999], 4, RULES)
+
+    @pytest.mark.parametrize(
+        ("shifted", "rose", "rehearsed", "expected"),
+        [
+            (0.0, True, True, "adapt"),
+            (0.0, True, False, "continual"),
+            (0.0, False, True, "continual"),
+            (0.9, True, True, "refit"),
+            (0.9, False, True, "continual"),
+        ],
+    )
+    def test_a_regime_shift_is_met_by_adaptation(self, shifted: float, rose: bool, rehearsed: bool, expected: str) -> None:
+        level = 2.0 if rose else 1.0
+        drift = Drift(
+            stability={},
+            shifted_share=shifted,
+            loss_before=Interval(1.0, 0.9, 1.1),
+            loss_after=Interval(level, level - 0.1, level + 0.1),
+            calibration_before=0.0,
+            calibration_after=0.0,
+        )
+        assert _method(RULES, self.spans, drift, rehearsed=rehearsed)[0] == expected
+
+    def test_few_bars_are_enough_for_an_adaptation_alone(self) -> None:
+        spans = plan_spans(MARKET.panel.timestamps, MARKET.panel.timestamps[1400], 4, RULES)
+        calm = Drift({}, 0.0, Interval(1.0, 0.9, 1.1), Interval(1.0, 0.9, 1.1), 0.0, 0.0)
+        risen = replace(calm, loss_after=Interval(2.0, 1.9, 2.1))
+        assert _method(RULES, spans, risen, rehearsed=True)[0] == "adapt"
+        assert _method(RULES, spans, risen, rehearsed=False)[0] is None
+
+
 class TestUpdate:
     def test_a_continual_step_becomes_a_version(self, registry: Registry, champion: Bundle) -> None:
         before = registry.champion()
@@ -86,6 +121,21 @@ class TestUpdate:
         assert pd.Timestamp(challenger.known_until) < MARKET.panel.timestamps[done.spans.judge.start]
         assert {"BULL", "BEAR"} & set(done.duel.forgetting)
         assert done.row()["duel"]["won"] == done.promoted
+
+    def test_an_adaptation_becomes_a_version_that_serves_adapted(self, registry: Registry, champion: Bundle) -> None:
+        done = run_update(registry, rules=RULES.model_copy(update={"strategy": "adapt"}))
+        assert done.method == "adapt"
+        assert done.duel is not None
+        assert done.promoted == done.duel.won
+        assert {"BULL", "BEAR"} & set(done.duel.forgetting)
+        challenger = registry.load(done.version)
+        assert challenger.ensemble.adapter is not None
+        assert challenger.known_until == champion.known_until
+        for one, other in zip(champion.ensemble.members, challenger.ensemble.members, strict=True):
+            assert all(value.equal(other.state_dict()[name]) for name, value in one.state_dict().items())
+        registry.promote(str(done.version))
+        renewed = run_update(registry, rules=RULES.model_copy(update={"strategy": "continual"}))
+        assert registry.load(renewed.version).ensemble.adapter is None
 
     def test_bars_to_judge_change_nothing_that_is_learned(self, registry: Registry) -> None:
         start = run_update(registry).spans.judge.start

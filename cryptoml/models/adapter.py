@@ -6,6 +6,7 @@ returns over the next bar, known a bar later, correct outputs whose labels are k
 """
 
 import copy
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 from cryptoml.models.ensemble import Predictions
 from cryptoml.models.forecaster import Forecast
 
-__all__ = ["KNOBS", "ForecastAdapter", "Knobs", "forecast_tensors"]
+__all__ = ["ADAPTER_PREFIX", "KNOBS", "ForecastAdapter", "Knobs", "forecast_tensors"]
 
+ADAPTER_PREFIX = "base_model."
+"""Begins the names of an adapter's arrays beside those of what learned it."""
 KNOBS = ("drift", "volatility", "strength")
 _UNITS = {"drift": 2.0, "volatility": 12.0, "strength": 7.0}
 """What a parameter of 1 means: chosen so that gradient steps of 0.01 suit all three."""
@@ -123,7 +126,6 @@ class ForecastAdapter(nn.Module):
         other.turn(knobs)
         return other
 
-    @torch.no_grad()
     def apply_to(
         self, predictions: Predictions, sigma: Float[np.ndarray, "asset time"], horizons: tuple[int, ...]
     ) -> Predictions:
@@ -134,15 +136,20 @@ class ForecastAdapter(nn.Module):
             sigma: Volatility per bar known at each bar, with which they were made.
             horizons: Of their quantiles.
         """
-        unit = torch.from_numpy(sigma[..., None] * np.sqrt(np.asarray(horizons, dtype=np.float32))).float()[..., None]
-        forecast = forecast_tensors(predictions)
-        moved = self(*forecast._replace(quantiles=forecast.quantiles / unit))
+        unit = sigma[..., None].astype(np.float32) * np.sqrt(np.asarray(horizons, dtype=np.float32))
+        moved = self.move(replace(predictions, quantiles=predictions.quantiles / unit[..., None]))
+        return replace(moved, quantiles=moved.quantiles * unit[..., None])
+
+    @torch.no_grad()
+    def move(self, predictions: Predictions) -> Predictions:
+        """Return predictions whose quantiles are normalised, moved."""
+        moved = self(*forecast_tensors(predictions))
         return Predictions(
             probabilities=moved.direction.softmax(dim=-1).numpy(),
             volatility=moved.volatility[..., 0].numpy(),
             regime=moved.regime.softmax(dim=-1).numpy(),
             position_size=moved.position_size[..., 0].numpy(),
-            quantiles=(moved.quantiles * unit).numpy(),
+            quantiles=moved.quantiles.numpy(),
         )
 
     def _moved(self, name: str) -> Float[Tensor, ""]:

@@ -15,7 +15,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from cryptoml.errors import BundleError
+from cryptoml.models.adapter import ADAPTER_PREFIX, ForecastAdapter, Knobs
 from cryptoml.models.ensemble import Calibration, Ensemble
 from cryptoml.models.forecaster import Forecaster, ForecasterConfig, build_forecaster
 
@@ -95,6 +96,7 @@ class _StoredConfig(BaseModel):
     temperature: float = Field(gt=0)
     quantile_shift: list[list[float]] | None
     error_correlation: list[list[float]] | None = None
+    knobs: Knobs | None = None
     symbols: tuple[str, ...]
     timeframe: str
     context_bars: int = Field(ge=1)
@@ -161,6 +163,8 @@ def load_bundle(path: str | Path) -> Bundle:
         raise BundleError(f"{_CONFIG}: {error}") from None
     plain = {name: getattr(config, name) for name in _PLAIN_FIELDS}
     adapter = _load_arrays(_ADAPTER, contents[_ADAPTER]) if _ADAPTER in contents else {}
+    if config.knobs is not None:
+        ensemble = replace(ensemble, adapter=_turned_adapter(ensemble.config, adapter, config.knobs))
     return Bundle(ensemble=ensemble, scaler=_load_arrays(_SCALER, contents[_SCALER]), adapter=adapter, **plain)
 
 
@@ -173,6 +177,7 @@ def _stored(bundle: Bundle) -> dict[str, Any]:
         "temperature": ensemble.calibration.temperature,
         "quantile_shift": None if shift is None else shift.tolist(),
         "error_correlation": None if errors is None else errors.tolist(),
+        "knobs": None if ensemble.adapter is None else list(ensemble.adapter.adapted),
         **{name: getattr(bundle, name) for name in _PLAIN_FIELDS},
     }
 
@@ -228,6 +233,21 @@ def _load_arrays(name: str, content: bytes) -> dict[str, np.ndarray]:
         return safetensors.numpy.load(content)
     except SafetensorError as error:
         raise BundleError(f"{name}: not a safetensors file: {error}") from None
+
+
+def _turned_adapter(config: ForecasterConfig, arrays: Mapping[str, np.ndarray], knobs: Knobs) -> ForecastAdapter:
+    adapter = ForecastAdapter(config.horizons, config.quantiles)
+    own = {name.removeprefix(ADAPTER_PREFIX): value for name, value in arrays.items() if name.startswith(ADAPTER_PREFIX)}
+    try:
+        if own:
+            adapter.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in own.items()})
+    except RuntimeError as error:
+        raise BundleError(f"{_ADAPTER}: {' '.join(str(error).split())}") from None
+    try:
+        adapter.turn(knobs)
+    except ValueError as error:
+        raise BundleError(f"{_CONFIG}: knobs: {error}") from None
+    return adapter
 
 
 def _check_sizes(config: ForecasterConfig, symbols: int, names: int, lookbacks: int) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from cryptoml.models.calibration import conformal_shifts, fit_temperature, prude
 from cryptoml.models.diversity import error_correlation
 from cryptoml.models.forecaster import Forecast, Forecaster, ForecasterConfig
 
-__all__ = ["Calibration", "Ensemble", "Predictions", "fit_ensemble", "predict_member"]
+__all__ = ["Adapter", "Calibration", "Ensemble", "Predictions", "fit_ensemble", "predict_member"]
 
 _DENSE_BLOCKS = 8  # origins of a block of the dense pass, as a multiple of the context
 _WINDOW_NUMBERS = 4_000_000  # numbers in one chunk of unfolded windows; bounds memory to a few hundred MB
@@ -59,6 +60,17 @@ class Calibration:
     quantile_shift: np.ndarray | None = None
 
 
+class Adapter(Protocol):
+    """What moves normalised predictions towards a regime, such as `cryptoml.models.adapter.ForecastAdapter`."""
+
+    @property
+    def adapted(self) -> tuple[float, ...]:
+        """The few numbers that say how far."""
+
+    def move(self, predictions: Predictions) -> Predictions:
+        """Return the moved predictions."""
+
+
 @dataclass(frozen=True)
 class Ensemble:
     """Forecasters that are averaged by weight.
@@ -71,6 +83,7 @@ class Ensemble:
         weights: at least 0, summing to 1; equal if empty.
         calibration: applied after averaging.
         error_correlation: `[member, member]` on validation data, or None where it is not known; for reports.
+        adapter: moves what is combined and calibrated towards a regime, where there is one.
 
     Raises:
         ValueError: no member, members that disagree, or weights that do not fit.
@@ -80,6 +93,7 @@ class Ensemble:
     weights: tuple[float, ...] = ()
     calibration: Calibration = field(default_factory=Calibration)
     error_correlation: np.ndarray | None = None
+    adapter: Adapter | None = None
 
     def __post_init__(self) -> None:
         if not self.members:
@@ -151,7 +165,8 @@ class Ensemble:
 
     def _calibrated(self, normalised: Sequence["Predictions | None"]) -> Predictions:
         parts = [(part, weight) for part, weight in zip(normalised, self.weights, strict=True) if weight > 0 and part is not None]
-        return _calibrate(_combine([part for part, _ in parts], [weight for _, weight in parts]), self.calibration)
+        found = _calibrate(_combine([part for part, _ in parts], [weight for _, weight in parts]), self.calibration)
+        return found if self.adapter is None else self.adapter.move(found)
 
 
 def fit_ensemble(

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 
 from cryptoml.errors import BundleError
+from cryptoml.models.adapter import ForecastAdapter, Knobs
 from cryptoml.models.bundle import Bundle, load_bundle, save_bundle
 from cryptoml.models.ensemble import Calibration, Ensemble
 from cryptoml.models.forecaster import ForecasterConfig, build_forecaster
@@ -87,6 +88,26 @@ def test_everything_comes_back_bit_by_bit(saved: Path) -> None:
     for name in ("symbols", "feature_names", "feature_lookbacks", "feature_config", "context_bars", "created_at"):
         assert getattr(loaded, name) == getattr(original, name)
     assert loaded.metrics == {"accuracy": 0.5, "sharpe": None, "by_symbol": {"BTCUSDT": [1, 2]}}
+
+
+def test_an_adapted_ensemble_comes_back_adapted(tmp_path: Path) -> None:
+    adapter = ForecastAdapter((1, 4, 24), (0.1, 0.5, 0.9))
+    with torch.no_grad():
+        adapter.effects["volatility_on_volatility"].fill_(0.8)
+    adapter.turn(Knobs(0.05, 0.4, -0.3))
+    arrays = {f"base_model.{name}": value.numpy() for name, value in adapter.state_dict().items()}
+    bundle = replace(make_bundle(), adapter=arrays)
+    adapted = replace(bundle, ensemble=replace(bundle.ensemble, adapter=adapter))
+    save_bundle(tmp_path / "bundle", adapted)
+    loaded = load_bundle(tmp_path / "bundle")
+    features, sigma = np.random.default_rng(0).normal(size=(2, 20, 3)).astype(np.float32), np.full((2, 20), 0.02)
+    plain, before, after = (one.ensemble.predict(features, sigma, 8) for one in (bundle, adapted, loaded))
+    np.testing.assert_allclose(after.volatility, before.volatility, rtol=1e-5)
+    np.testing.assert_allclose(before.volatility[:, 7:], plain.volatility[:, 7:] * np.exp(0.8 * 0.4), rtol=1e-5)
+    np.testing.assert_allclose(after.quantiles, before.quantiles, rtol=1e-4, atol=1e-6)
+    edit_config(tmp_path / "bundle", knobs=[9.0, 0.0, 0.0])
+    with pytest.raises(BundleError, match="knobs: drift must be within"):
+        load_bundle(tmp_path / "bundle")
 
 
 def test_a_bundle_may_lack_an_adapter(tmp_path: Path) -> None:
