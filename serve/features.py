@@ -17,6 +17,7 @@ from cryptoml.live.prediction import Prediction
 from cryptoml.live.predictor import Predictor
 from cryptoml.models.bundle import Bundle
 from cryptoml.models.ensemble import Predictions
+from cryptoml.trading.positions import holding_bars
 from serve.adaptation_store import AdaptationStore, StoredAdaptation
 from serve.bar_keeper import SPARE_BARS, BarKeeper, BarStatus, Taken
 from serve.depth import Depth, Revision, graph_weights, symbol_depth
@@ -313,6 +314,7 @@ def _info(model: ServedModel) -> ModelInfo:
         timeframe=predictor.timeframe,
         horizon_bars=predictor.horizon_bars,
         history_bars=predictor.history_bars,
+        holding_bars=holding_bars(predictor.trading, predictor.horizon_bars),
         max_age_bars=predictor.needs.max_age_bars,
         symbols=list(predictor.symbols),
     )

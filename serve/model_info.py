@@ -14,6 +14,7 @@ class ModelInfo(BaseModel):
     timeframe: str
     horizon_bars: int
     history_bars: int = Field(description="Candles per symbol that a forecast needs")
+    holding_bars: int = Field(description="Bars that a decision is held")
     max_age_bars: int = Field(1, description="Whole bars that may have closed since a symbol's newest one before it is stale")
     symbols: list[str]
 

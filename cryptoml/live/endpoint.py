@@ -47,7 +47,7 @@ class EndpointSignals:
         self.symbols: tuple[str, ...] = tuple(info["symbols"])
         self.timeframe: str = info["timeframe"]
         self.history_bars: int = info["history_bars"]
-        self.holding_bars: int = info["horizon_bars"]
+        self.holding_bars: int = info["holding_bars"]
 
     def signals(self, symbol: str, frames: Mapping[str, pd.DataFrame], newest: int | None = None) -> pd.DataFrame:
         """As `SignalSource.signals` says."""

@@ -8,7 +8,7 @@ from cryptoml.data.panel import Panel
 from cryptoml.data.synthetic import MarketConfig, synthetic_market
 from tests.tiny import SETTINGS
 
-__all__ = ["CONFIG", "SYMBOLS", "historical_frame", "market_panel"]
+__all__ = ["CONFIG", "FEATURES", "SYMBOLS", "historical_frame", "market_panel"]
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "BNBUSDT")
 FEATURES = [
@@ -21,6 +21,7 @@ FEATURES = [
     ),
     *("momentum_rsi_14", "time_hour_*", "cross_section_rank_return_1d"),
 ]
+"""A few with short lookbacks: a forecast needs 272 bars."""
 CONFIG: dict[str, Any] = {
     "preset": "debug",
     "experiment": {

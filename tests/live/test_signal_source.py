@@ -1,22 +1,18 @@
 """Signals at every bar equal those of the predictor bar by bar, and no later candle changes one."""
 
-import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import uvicorn
 
 from cryptoml.errors import BundleError, DataError
 from cryptoml.live.endpoint import EndpointSignals
 from cryptoml.live.predictor import Predictor
 from cryptoml.live.signal_source import COLUMNS, BundleSignals, open_bundle, present_candles
 from cryptoml.models.registry import Registry
-from serve.api import create_app
-from serve.deployments import LocalModel
+from tests.live.served import served
 
 HOUR = pd.Timedelta(hours=1)
 NUMBERS = ["position_size", "confidence", "stop_loss_pct", "take_profit_pct", "predicted_volatility", "expected_edge"]
@@ -28,16 +24,9 @@ def source(trained: Any) -> BundleSignals:
 
 
 @pytest.fixture(scope="module")
-def endpoint(trained: Any) -> Iterator[EndpointSignals]:
-    server = uvicorn.Server(uvicorn.Config(create_app(LocalModel(str(trained.path))), port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield EndpointSignals(f"http://127.0.0.1:{port}")
-    server.should_exit = True
-    thread.join()
+def endpoint(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointSignals]:
+    with served(trained.path, tmp_path_factory.mktemp("served")) as address:
+        yield EndpointSignals(address)
 
 
 def test_every_bar_equals_a_prediction_at_that_bar(trained: Any, source: BundleSignals) -> None:
@@ -120,6 +109,7 @@ def test_bundle_comes_from_a_folder_or_a_registry(trained: Any, tmp_path: Any) -
 def test_endpoint_answers_as_the_bundle_does(trained: Any, source: BundleSignals, endpoint: EndpointSignals) -> None:
     frames = trained.frames(2400)
     assert endpoint.history_bars == source.history_bars
+    assert endpoint.holding_bars == source.holding_bars
     served, local = endpoint.signals("ETHUSDT", frames, 5), source.signals("ETHUSDT", frames).iloc[-5:]
     assert served.index.equals(local.index)
     assert served["action"].tolist() == local["action"].tolist()
