@@ -1,14 +1,12 @@
 """The HTTP interface as a plain FastAPI application over anything that answers like the feature deployment."""
 
 import time
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
-from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cryptoml import __version__
@@ -25,13 +23,12 @@ from serve.routes.descriptions import Problem
 from serve.routes.forecasts import forecast_routes
 from serve.routes.health import health_routes
 from serve.routes.models import model_routes
+from serve.routes.page import page_routes
 from serve.routes.watching import watching_routes
 from serve.service import Service
 from serve.settings import Limits
 
 __all__ = ["create_app"]
-
-PAGE = Path(__file__).parent / "page"
 
 
 def create_app(service: Service, access: Access | None = None, limits: Limits | None = None) -> FastAPI:
@@ -56,10 +53,9 @@ def create_app(service: Service, access: Access | None = None, limits: Limits | 
         model_routes(service, access),
         watching_routes(service, access, limits.streams),
         health_routes(service),
+        page_routes(),
     ):
         app.include_router(router)
-    if PAGE.is_dir():
-        app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
     return app
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import runpy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,16 +30,18 @@ trained = runpy.run_path(str(Path(__file__).parents[1] / "live" / "conftest.py")
 HOUR = pd.Timedelta(hours=1)
 
 
-@pytest.fixture(autouse=True)
-def replica_context(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="session")
+def replica_context() -> Iterator[None]:
     """Serve's batching and multiplexing ask which replica they are in, which its local testing mode does not say."""
     config = DeploymentConfig(max_ongoing_requests=1000)
     replica = ReplicaID("local", DeploymentID("Local", "test"))
     rank = ReplicaRank(rank=0, node_rank=0, local_rank=0)
     context = ReplicaContext(replica_id=replica, servable_object=None, _deployment_config=config, rank=rank, world_size=1)
-    monkeypatch.setattr("ray.serve.context._INTERNAL_REPLICA_CONTEXT", context)
     controller = SimpleNamespace(record_request_routing_info=lambda info: None)
     ray.serve.multiplex._get_global_client = lambda: controller  # for good: multiplexing asks on, and would start a cluster
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ray.serve.context._INTERNAL_REPLICA_CONTEXT", context)
+        yield
 
 
 def candle_columns(frame: pd.DataFrame) -> dict[str, Any]:
@@ -149,7 +151,12 @@ def connect() -> Callable[..., Client]:
     return Client
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def launch() -> Callable[[AppArgs, str], Service]:
+    return local_service
+
+
+@pytest.fixture(scope="session")
 def columns() -> Callable[[pd.DataFrame], dict[str, Any]]:
     return candle_columns
 

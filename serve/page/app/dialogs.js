@@ -24,7 +24,7 @@ export function askKey(why, known) {
     field,
     h("p", { class: "hint" }, "Kept in this tab only and gone when it is closed."),
   );
-  const extra = known && h("button", { type: "button", class: "quiet", value: "" }, "Forget key");
+  const extra = known ? h("button", { type: "button", class: "quiet" }, "Forget key") : null;
   return ask({ title: "API key", text: why, body: form, accept: "Use key", extra, answer: () => field.value.trim() });
 }
 
