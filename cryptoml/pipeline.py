@@ -12,8 +12,8 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from cryptoml.evaluation.protocol import Evaluation, evaluate_all
 from cryptoml.evaluation.report import Report, write_report
 from cryptoml.evaluation.sweep_page import write_sweep
 from cryptoml.evaluation.trading_score import TradingScore
+from cryptoml.evaluation.trials import TrialReturns, selection_figures, trial_returns
 from cryptoml.features.engineer import AdvancedFeatureEngineer, FeaturePanel
 from cryptoml.features.scaling import FeatureScaler
 from cryptoml.features.targets import Targets, make_targets
@@ -43,6 +44,7 @@ from cryptoml.training.adaptation import AdapterArrays
 from cryptoml.training.fold import inner_folds
 from cryptoml.training.member import CONTROL
 from cryptoml.training.sweep import best_parameters, open_sweep, run_sweep
+from cryptoml.training.sweep_trial import RETURNS
 from cryptoml.training.trial import SweepTrial
 from cryptoml.walk_forward import FoldForecast, Refit, Stages, Walk, plan_folds, progress_bar
 
@@ -73,6 +75,7 @@ class Pipeline:
         run: Where stages and outputs lie.
         stages: How the heavy stages run.
         study: Storage URL of the sweep's study; `sweep/study.db` of the run folder by default.
+        fresh: Discard the study of an earlier sweep with the same data and settings.
     """
 
     config: ExperimentConfig
@@ -81,6 +84,7 @@ class Pipeline:
     run: RunFolder
     stages: Stages
     study: str | None = None
+    fresh: bool = False
 
     @classmethod
     def open(
@@ -135,15 +139,24 @@ class Pipeline:
     @cached_property
     def trials(self) -> list[SweepTrial]:
         """The sweep: the first member, tuned by an inner walk-forward on the first fold's training span."""
+        return [SweepTrial.from_row(row) for row in json.loads((self._sweep / "trials.json").read_text())]
 
+    @cached_property
+    def trial_returns(self) -> TrialReturns:
+        """What trading on each complete trial of the sweep earned, bar by bar of the inner tests."""
+        with np.load(self._sweep / "returns.npz") as file:
+            return trial_returns({int(number): file[number] for number in file}, len(self.trials))
+
+    @cached_property
+    def _sweep(self) -> Path:
         def build(folder: Path) -> None:
-            trials = self._tune() if self.config.sweep.num_trials else []
+            trials, returns = self._tune() if self.config.sweep.num_trials else ([], {})
             (folder / "trials.json").write_text(json.dumps([trial.row() for trial in trials]))
+            np.savez(folder / "returns.npz", **{str(number): row for number, row in returns.items()})  # type: ignore[arg-type]
 
-        folder = self.run.stage("sweep", build)
-        return [SweepTrial.from_row(row) for row in json.loads((folder / "trials.json").read_text())]
+        return self.run.stage("sweep", build)
 
-    def _tune(self) -> list[SweepTrial]:
+    def _tune(self) -> tuple[list[SweepTrial], dict[int, np.ndarray]]:
         """Run what remains of the sweep; OUT/sweep holds its study, its table and its page, whatever interrupts it."""
         config, span, place = self.config, self.folds[0].train, self.run.out / "sweep"
         folds = inner_folds(
@@ -159,9 +172,12 @@ class Pipeline:
         sweep = config.sweep.around(task)
         panel = self.market.panel.slice_time(span.start, span.stop)
         score = TradingScore(panel, config.trading, config.backtest, config.lookback)
-        study = open_sweep(folds, task, sweep, folder=place, storage=self.study)
+        self.run.bring("sweep")
+        back_up = partial(self.run.back_up, "sweep")
+        study = open_sweep(folds, task, sweep, folder=place, storage=self.study, fresh=self.fresh, on_end=back_up)
         try:
-            return run_sweep(folds, task, sweep, study, score=score, engine=self.stages.sweep)
+            trials = run_sweep(folds, task, sweep, study, score=score, engine=self.stages.sweep)
+            return trials, study.arrays(RETURNS)
         finally:
             write_sweep(study, place)
             self.run.upload("sweep")
@@ -198,7 +214,12 @@ class Pipeline:
     def _judge(self, forecasts: Sequence[FoldForecast]) -> tuple[Report, pd.DataFrame]:
         """Evaluate the joined test bars of all folds."""
         test = Span(self.folds[0].test.start, self.folds[-1].test.stop)
-        inputs = self.walk.inputs(self.targets, self.folds[0].train, test, max(1, len(self.trials)))
+        tried = self.trial_returns
+        inputs = replace(
+            self.walk.inputs(self.targets, self.folds[0].train, test),
+            num_trials=max(1, tried.num_trials),
+            trial_sharpe_variance=tried.sharpe_variance,
+        )
         predictions = join_predictions([part.predictions for part in forecasts])
         candidates = [candidate_from_predictions("ensemble", predictions, inputs)]
         candidates += join_candidates([part.others for part in forecasts])
@@ -222,6 +243,7 @@ class Pipeline:
             attention=forecasts[-1].attention,
             graph=forecasts[-1].graph,
             trials=[trial.row() for trial in self.trials],
+            selection=selection_figures(tried) if self.trials else {},
             health=self.market.health.rows(),
             extras=self._findings(inputs, ensemble, evaluations, forecasts[-1]),
         )
@@ -256,7 +278,9 @@ class Pipeline:
     def _missing(self) -> dict[str, str]:
         """Return what a complete protocol would hold and this run does not, with the reason."""
         config = self.config
-        missing = {"probability of backtest overfitting": "needs the returns of every trial of the sweep, which are not kept"}
+        missing, complete = dict[str, str](), len(self.trial_returns.names)
+        if complete < 2:
+            missing["probability of backtest overfitting"] = f"needs two complete trials of the sweep, had {complete}"
         if config.num_seeds < 5:
             missing["five seeds"] = f"{config.num_seeds} asked for; `num_seeds` (--seeds) sets them"
         if not config.ablations:

@@ -263,7 +263,7 @@ class Walk:
             parts.append(found.on_bars(slice(start - first, None)))
         return join_predictions(parts)
 
-    def inputs(self, targets: Targets, train: Span, test: Span, num_trials: int = 1) -> EvaluationInput:
+    def inputs(self, targets: Targets, train: Span, test: Span) -> EvaluationInput:
         """Return what candidates on the bars of `test` share."""
         config = self.config
         return EvaluationInput(
@@ -275,7 +275,6 @@ class Walk:
             config.trading,
             config.backtest,
             config.bootstrap,
-            num_trials=num_trials,
         )
 
     def _tasks(self, data: FoldData, seed: int) -> list[MemberTask]:

@@ -7,9 +7,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,7 +64,7 @@ class ExperimentArguments:
     cluster_can_grow: bool = False
     """Wait for nodes that an autoscaler adds, instead of refusing what the cluster cannot hold now."""
     again: bool = False
-    """Compute anew what an earlier run has finished here for the same data and settings."""
+    """Compute anew what this job has finished here for the same data and settings."""
 
     def experiment(self) -> ExperimentConfig:
         """Return the preset with the changes that file and flags state.
@@ -89,23 +89,29 @@ class ExperimentArguments:
         return config.updated(workers={name: value for name, value in asked.items() if value is not None})
 
 
-def run_stage(arguments: ExperimentArguments, job: str, work: Callable[[Pipeline], dict[str, Any]]) -> bool:
+def run_stage(
+    arguments: ExperimentArguments, job: str, work: Callable[[Pipeline], dict[str, Any]], stages: Sequence[str] = ()
+) -> bool:
     """Do a job's work on the experiment inside its run folder; False where an earlier run has already finished it all.
 
     Args:
         arguments: The command line.
         job: Name of the job, for the result file.
         work: The stages to run; returns what the result file shall say.
+        stages: How the names of the job's own stages begin, which `--again` computes anew.
     """
     config = arguments.experiment()
     market = read_data(arguments, config)
     plan_folds(config, market.panel, arguments.train_end)  # a span that does not fit is told before a cluster starts
     started = time.monotonic()
-    with open_stages(arguments) as stages:
-        pipeline = _open(arguments, config, market, stages)
+    with open_stages(arguments) as engine:
+        pipeline = _open(arguments, config, market, engine)
         with pipeline.run as run:
-            done = None if arguments.again else run.result()
-            if done is not None:
+            if arguments.again:
+                run.discard(*stages)
+                clear_storage(arguments, pipeline)
+                pipeline = replace(pipeline, fresh="sweep" in stages)
+            elif run.result() is not None:
                 say(f"{run.address} is complete for this data and these settings; --again computes it anew")
                 return False
             result = work(pipeline)

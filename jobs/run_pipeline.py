@@ -26,7 +26,7 @@ class PipelineArguments(ExperimentArguments):
 
 def main(arguments: PipelineArguments) -> int:
     """Run the job; return its exit code."""
-    run_stage(arguments, "run_pipeline", evaluate)
+    run_stage(arguments, "run_pipeline", evaluate, ["features", "sweep", "fold_"])
     return 0
 
 

@@ -24,7 +24,7 @@ class TrainArguments(ExperimentArguments):
 
 def main(arguments: TrainArguments) -> int:
     """Run the job; return its exit code."""
-    run_stage(arguments, "train_ensemble", train)
+    run_stage(arguments, "train_ensemble", train, ["fold_"])
     return 0
 
 

@@ -40,13 +40,20 @@ def main(arguments: TuneArguments) -> int:
     def tune(pipeline: Pipeline) -> dict[str, Any]:
         if not pipeline.config.sweep.num_trials:
             raise ConfigError("sweep.num_trials must be at least 1, was 0")
-        place = pipeline.run.out / "sweep" / "study.db"
-        if arguments.resume and arguments.study is None and not place.exists():
-            raise ConfigError(f"resume needs an earlier search, found none at {place}")
+        if arguments.resume and arguments.study is None:
+            _require_study(pipeline)
         return _tune(_on_engine(arguments, pipeline))
 
-    run_stage(arguments, "tune_models", tune)
+    if arguments.resume and arguments.again:
+        raise ConfigError("resume must not be given with again, which discards the earlier search")
+    run_stage(arguments, "tune_models", tune, ["sweep"])
     return 0
+
+
+def _require_study(pipeline: Pipeline) -> None:
+    pipeline.run.bring("sweep")
+    if not (pipeline.run.out / "sweep" / "study.db").exists():
+        raise ConfigError(f"resume needs an earlier search, found none at {pipeline.run.address}/sweep/study.db")
 
 
 def _tune(pipeline: Pipeline) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from cryptoml.config import ExperimentConfig
 from cryptoml.data.panel import CANDLE_FIELDS
 from cryptoml.data.synthetic import synthetic_market
 from cryptoml.errors import ConfigError, CryptomlError, DataError
+from cryptoml.evaluation.selection import deflated_sharpe_of_returns
 from cryptoml.features.engineer import AdvancedFeatureEngineer, build_features
 from cryptoml.features.scaling import FeatureScaler
 from cryptoml.features.targets import TargetConfig, make_targets
@@ -124,8 +125,23 @@ class TestOutputs:
         assert "Built-in market" in report["extras"]
         assert len(report["trials"]) == 2
         assert report["config"]["lookback"] == 16
+        assert "probability of backtest overfitting" not in report["missing"]
         page = (outcome.folder / "report.html").read_text()
         assert page.lstrip().lower().startswith("<!doctype html")
+
+    def test_the_luck_of_the_sweep_is_judged_by_its_own_trials(self, outcome: Outcome) -> None:
+        selection, kept = outcome.report.selection, sorted(outcome.folder.glob("sweep/arrays/*/trial_*.npz"))
+        returns = np.stack([np.load(path)["returns"] for path in kept], axis=1).astype(np.float64)
+        assert (selection["num_trials"], selection["num_ended"]) == (2, 0)
+        assert selection["num_bars"] == len(returns)
+        ratios = returns.mean(axis=0) / returns.std(axis=0, ddof=1)
+        assert selection["best_sharpe_per_bar"] == pytest.approx(ratios.max())
+        assert 0 <= selection["overfitting_probability"] <= 1
+        trading = outcome.report.ensemble.figures["trading"]
+        assert outcome.report.inputs.trial_sharpe_variance == pytest.approx(ratios.var(ddof=1))
+        net, variance = outcome.report.ensemble.backtest.net, outcome.report.inputs.trial_sharpe_variance
+        assert trading["deflated_sharpe_ratio"] == pytest.approx(deflated_sharpe_of_returns(net, 2, variance), nan_ok=True)
+        assert "Luck of the search" in (outcome.folder / "report.html").read_text()
 
     def test_the_bundle_forecasts_what_the_table_says(self, outcome: Outcome, market: Market) -> None:
         bundle = load_bundle(outcome.folder / "bundle")

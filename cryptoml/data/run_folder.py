@@ -11,9 +11,12 @@ counts as finished when its list of files, `features.json`, is there; another ma
 
 import hashlib
 import json
+import logging
+import math
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,12 +25,15 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from cryptoml.data.storage import Storage, folder_below, open_storage
-from cryptoml.errors import ConfigError
+from cryptoml.errors import ConfigError, DataError
 
 __all__ = ["RunFolder", "publish_file"]
 
 RESULT = "result.json"
+logger = logging.getLogger(__name__)
+
 KEY_LENGTH = 16
+BACK_UP_SECONDS = 30.0
 
 
 class RunFolder:
@@ -55,6 +61,8 @@ class RunFolder:
         self._folder = f".work/{self.name}"
         self._work = self.out / self._folder
         self._lock: FileLock | None = None
+        self._sent: dict[Path, int] = {}
+        self._backed_up = -math.inf
         try:
             self._work.mkdir(parents=True, exist_ok=True)
             with self:
@@ -113,14 +121,45 @@ class RunFolder:
         return folder_below(self._given, relative)
 
     def upload(self, *names: str) -> None:
-        """Copy outputs, files or folders, from this machine to a remote OUT; nothing to do for a local one."""
+        """Copy outputs, files or folders, to a remote OUT where they have changed since; nothing to do for a local one."""
         if self._remote is None:
             return
         for name in names:
             path = self.out / name
             for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-                if file.is_file():
+                if file.is_file() and self._sent.get(file) != (changed := file.stat().st_mtime_ns):
                     self._remote.upload(file, file.relative_to(self.out).as_posix())
+                    self._sent[file] = changed
+
+    def back_up(self, name: str) -> None:
+        """Upload an output that is being made, twice a minute at most; where that fails, the next time counts."""
+        if self._remote is None or time.monotonic() < self._backed_up + BACK_UP_SECONDS:
+            return
+        try:
+            self.upload(name)
+        except DataError as error:
+            logger.warning("%s is not backed up for now: %s", name, error)
+        self._backed_up = time.monotonic()
+
+    def bring(self, name: str) -> None:
+        """Copy an output folder of a remote OUT here, file by file, where this machine's copy is absent or older."""
+        for relative in self._remote.list_files(name, recursive=True) if self._remote is not None else ():
+            assert self._remote is not None
+            file = self.out / relative
+            if not file.is_file() or file.stat().st_mtime < self._remote.modified(relative):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with publish_file(file) as partial:
+                    self._remote.download(relative, partial)
+
+    def discard(self, *names: str) -> None:
+        """Forget the stages whose names begin so, finished or not, with what they keep in scratch."""
+        for path in [path for name in names for path in self._work.glob(f"{name}*")]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if self._remote is None:
+            return
+        for relative in self._remote.list_files(self._folder, recursive=True):
+            if relative.removeprefix(f"{self._folder}/").startswith(names):
+                self._remote.remove(relative)
 
     def result(self) -> dict[str, Any] | None:
         """Return the record of the complete run with this key, or None where there is none."""

@@ -91,6 +91,11 @@ class Storage:
         with self._errors("look up", relative):
             return self.filesystem.get_file_info(self.path(relative)).type == fs.FileType.File
 
+    def modified(self, relative: str) -> float:
+        """Return when the file `relative` was last written, in seconds since 1970; 0 where it is absent."""
+        with self._errors("look up", relative):
+            return float((self.filesystem.get_file_info(self.path(relative)).mtime_ns or 0) / 1e9)
+
     def open(self, relative: str) -> pa.NativeFile:
         """Open one published version of a file for random access, unaffected by later publishes.
 

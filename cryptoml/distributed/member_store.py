@@ -1,6 +1,6 @@
 """Where a training run keeps its files, on storage that all nodes reach.
 
-FOLDER/tft-3f2a.../last.safetensors     newest resumable checkpoint, replaced in one atomic step after every epoch
+FOLDER/tft-3f2a.../last.safetensors     newest resumable checkpoint, replaced in one atomic step
 FOLDER/tft-3f2a.../fitted.safetensors   the fitted member, there once the run is finished
 
 A full disk or a lost connection thus leaves the checkpoint before; Ray Train's own index of checkpoints is rewritten in

@@ -215,7 +215,7 @@ class _NoSecondTry(train.UserCallback):
 
 
 def _work(config: dict[str, Any]) -> None:
-    """Fit on one worker: the plain function, publishing each epoch's checkpoint.
+    """Fit on one worker: the plain function, publishing each resumable checkpoint.
 
     Nothing is reported to Ray Train: a report of several workers waits for its controller's next look, two seconds an epoch.
     """
@@ -230,8 +230,6 @@ def _work(config: dict[str, Any]) -> None:
             store.fetch_checkpoint(Path(scratch))
 
         def report(event: EpochEnd) -> None:
-            if event.checkpoint is not None:
-                store.publish_checkpoint(event.checkpoint)
             if rank == 0 and run.counter is not None:
                 run.counter.tick.remote()
 
@@ -240,6 +238,7 @@ def _work(config: dict[str, Any]) -> None:
             run.task,
             checkpoint_dir=Path(scratch),
             on_epoch_end=report,
+            on_checkpoint=store.publish_checkpoint,
             device=device,
             progress=False,
             rank=rank,

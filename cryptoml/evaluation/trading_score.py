@@ -14,6 +14,7 @@ from cryptoml.models.forecaster import Forecaster
 from cryptoml.trading.config import TradingConfig
 from cryptoml.training.fold import calibrated, forecast_member, forecast_test
 from cryptoml.training.member import FoldData
+from cryptoml.training.sweep_trial import RETURNS
 
 __all__ = ["TradingScore"]
 
@@ -34,8 +35,8 @@ class TradingScore:
     backtest: BacktestConfig
     lookback: int
 
-    def __call__(self, member: Forecaster, data: FoldData) -> dict[str, float]:
-        """Return `sharpe` (annual, 0 without a trade) and `drawdown` (positive fraction) on the fold's test span.
+    def __call__(self, member: Forecaster, data: FoldData) -> dict[str, float | np.ndarray]:
+        """Return `sharpe` (annual, 0 without a trade), `drawdown` (positive fraction) and net `returns` on the fold's test span.
 
         The member is calibrated on the fold's validation span.
         """
@@ -53,4 +54,4 @@ class TradingScore:
         )
         net = trade(inputs, candidate_from_predictions("trial", predictions, inputs))[1].net
         sharpe = sharpe_ratio(net, bars_per_year(panel.timeframe))
-        return {"sharpe": float(np.nan_to_num(sharpe)), "drawdown": max_drawdown(net)}
+        return {"sharpe": float(np.nan_to_num(sharpe)), "drawdown": max_drawdown(net), RETURNS: net.astype(np.float32)}

@@ -1,13 +1,11 @@
 """What a search tried: every trial's returns on the bars it was chosen on, and how much of the winner is luck."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from cryptoml.evaluation.candidates import Candidate, EvaluationInput
-from cryptoml.evaluation.protocol import trade
 from cryptoml.evaluation.selection import backtest_overfitting
 
 __all__ = ["TrialReturns", "selection_figures", "trial_returns"]
@@ -20,17 +18,17 @@ class TrialReturns:
     Attributes:
         names: Of the trials.
         returns: `[time, trial]`, fractions of equity.
-        num_failed: Trials that left no forecasts; they count as tried.
+        num_ended: Trials that were pruned or failed, and left no returns; they count as tried.
     """
 
     names: tuple[str, ...]
     returns: np.ndarray
-    num_failed: int = 0
+    num_ended: int = 0
 
     @property
     def num_trials(self) -> int:
-        """Configurations tried, failed ones included."""
-        return len(self.names) + self.num_failed
+        """Configurations tried, those that ended early included."""
+        return len(self.names) + self.num_ended
 
     @property
     def sharpe_ratios(self) -> np.ndarray:
@@ -44,17 +42,15 @@ class TrialReturns:
         return float(self.sharpe_ratios.var(ddof=1)) if len(self.names) > 1 else None
 
 
-def trial_returns(inputs: EvaluationInput, trials: Sequence[Candidate]) -> TrialReturns:
-    """Trade every trial's forecasts by the decision path.
+def trial_returns(returns: Mapping[int, np.ndarray], num_trials: int) -> TrialReturns:
+    """Put the returns of the trials of a search side by side.
 
     Args:
-        inputs: `test` is the span that the search judged its trials on: the validation span, never the test.
-        trials: One candidate each; those that were skipped count as tried.
+        returns: Number of a trial -> net returns per bar `[time]` on the bars that the search judged its trials on.
+        num_trials: Configurations tried in all.
     """
-    made = [trial for trial in trials if trial.skipped is None]
-    nets = [trade(inputs, trial)[1].net for trial in made]
-    returns = np.stack(nets, axis=1) if nets else np.empty((inputs.test[1] - inputs.test[0], 0))
-    return TrialReturns(tuple(trial.name for trial in made), returns, len(trials) - len(made))
+    stacked = np.stack(list(returns.values()), axis=1).astype(np.float64) if returns else np.empty((0, 0))
+    return TrialReturns(tuple(f"trial_{number}" for number in returns), stacked, num_trials - len(returns))
 
 
 def selection_figures(trials: TrialReturns, num_blocks: int = 16) -> dict[str, Any]:
@@ -67,7 +63,7 @@ def selection_figures(trials: TrialReturns, num_blocks: int = 16) -> dict[str, A
     num_blocks = min(num_blocks, num_bars // 4 * 2)
     figures: dict[str, Any] = {
         "num_trials": trials.num_trials,
-        "num_failed": trials.num_failed,
+        "num_ended": trials.num_ended,
         "num_bars": num_bars,
         "sharpe_variance_per_bar": trials.sharpe_variance,
         "best_sharpe_per_bar": float(trials.sharpe_ratios.max()) if trials.names else float("nan"),

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -62,13 +61,11 @@ class EpochEnd(NamedTuple):
         epoch: Epochs finished, counted from 1.
         metrics: The epoch's row of the history.
         improved: Whether this is the best epoch so far.
-        checkpoint: Resumable checkpoint of this epoch, or None where none was due.
     """
 
     epoch: int
     metrics: dict[str, float]
     improved: bool
-    checkpoint: Path | None
 
 
 @dataclass(frozen=True)

@@ -194,6 +194,7 @@ def fit_member(
     checkpoint_dir: Path | None = None,
     log_dir: Path | None = None,
     on_epoch_end: Callable[[EpochEnd], None] | None = None,
+    on_checkpoint: Callable[[Path], None] | None = None,
     prepare_model: Callable[[nn.Module], nn.Module] | None = None,
     device: torch.device | str | None = None,
     progress: bool | None = None,
@@ -211,6 +212,7 @@ def fit_member(
         checkpoint_dir: Where the first worker keeps checkpoints; none by default.
         log_dir: Where the first worker writes TensorBoard events; none by default.
         on_epoch_end: As for `fit`.
+        on_checkpoint: As for `fit`.
         prepare_model: As for `fit`; not needed for data parallelism.
         device: Where to train; the CPU by default.
         progress: As for `fit`.
@@ -227,6 +229,7 @@ def fit_member(
         _loader(data, labels, task, data.fold.validation, shuffle=False, shard=(rank, world_size)),
         task.training,
         on_epoch_end=on_epoch_end,
+        on_checkpoint=on_checkpoint,
         prepare_model=prepare_model,
         resume=resume,
         checkpoint_dir=checkpoint_dir,

@@ -6,12 +6,14 @@ again, and the sampler sees the best and the latest trials alone. TPE takes at m
 (Bergstra et al. 2011, sec. 4; Optuna's `default_gamma`); of the others the latest describe the background.
 """
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -19,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from cryptoml.training.search_config import OBJECTIVES, Direction, SearchConfig, make_pruner, make_sampler
 from cryptoml.training.study_storage import INTERRUPTED, StudyStorage, stored_trials
 from cryptoml.training.trial import Outcome, SweepTrial
+from cryptoml.training.trial_arrays import TrialArrays
 from cryptoml.training.trial_curves import TrialCurves
 
 __all__ = ["Study", "Suggest"]
@@ -48,9 +51,11 @@ class Study:
         config: How many trials, which sampler and pruner.
         max_steps: Steps that a whole trial reports at most; it is not pruned at the last.
         seed: Of the sampler.
-        folder: Where the study's file and the TensorBoard curves of its trials lie; in memory alone by default.
+        folder: Where the study's file, the TensorBoard curves and the arrays of its trials lie; in memory alone by default.
         storage: Optuna storage URL for another place than `study.db` in the folder, such as a PostgreSQL server.
         name: Name in the storage; a study that exists there goes on, and its finished trials count.
+        fresh: Discard that study instead.
+        on_end: Called after each trial whose end is recorded.
 
     Attributes:
         finished: Optuna's record of each trial, in the order in which they ended.
@@ -69,12 +74,18 @@ class Study:
         folder: str | Path | None = None,
         storage: str | None = None,
         name: str = "search",
+        fresh: bool = False,
+        on_end: Callable[[], None] | None = None,
     ) -> None:
         self.suggest, self.config, self.max_steps, self.seed, self.name = suggest, config, max_steps, seed, name
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = str(Path(folder) / "study.db") if storage is None and folder is not None else storage
-        self._curves = TrialCurves(Path(folder) / "tensorboard" / name if folder is not None else None)
-        self._storage = StudyStorage(storage, name, config.objectives) if storage is not None else None
+        curves, arrays = (Path(folder) / kind / name if folder is not None else None for kind in ("tensorboard", "arrays"))
+        for place in (curves, arrays):
+            if fresh and place is not None:
+                shutil.rmtree(place, ignore_errors=True)
+        self._curves, self._arrays, self._on_end = TrialCurves(curves), TrialArrays(arrays), on_end
+        self._storage = StudyStorage(storage, name, config.objectives, fresh=fresh) if storage is not None else None
         self.finished, repeated = self._storage.load() if self._storage is not None else ([], [])
         self._running: dict[int, _Running] = {}
         self._next = len(self.finished)
@@ -91,6 +102,12 @@ class Study:
         """All finished trials by number."""
         ordered = sorted(self.finished, key=lambda trial: trial.number)
         return [SweepTrial.of(trial, self.config.objectives) for trial in ordered]
+
+    def arrays(self, name: str) -> dict[int, np.ndarray]:
+        """Return the arrays of that name which complete trials left, by the number of the trial."""
+        complete = (trial.number for trial in self.finished if trial.state == TrialState.COMPLETE)
+        found = {number: self._arrays.of(number) for number in sorted(complete)}
+        return {number: kept[name] for number, kept in found.items() if name in kept}
 
     def warm_start(self) -> None:
         """Have the best configurations of the earlier studies tried first, in a study that is new.
@@ -158,10 +175,14 @@ class Study:
         trial.set_user_attr("run", outcome.facts | {"searcher_seconds": overhead})
         if outcome.reason:
             trial.set_user_attr("reason", outcome.reason)
+        if outcome.arrays:
+            self._arrays.keep(number, outcome.arrays)
         if self._storage is not None:
             self._storage.end(run.stored_id, trial)
         self.finished.append(trial)
         self._forget_old()
+        if self._on_end is not None:
+            self._on_end()
         return SweepTrial.of(trial, self.config.objectives)
 
     def interrupt(self) -> None:

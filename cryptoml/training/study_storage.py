@@ -29,15 +29,18 @@ class StudyStorage:
         address: Optuna storage URL, such as `sqlite:///study.db`, or the path of an SQLite file, made if absent.
         name: Of the study; made if absent.
         objectives: By name.
+        fresh: Delete what is there under this name.
 
     Raises:
         ConfigError: The storage cannot be written, or the study that it holds under this name has other objectives.
     """
 
-    def __init__(self, address: str, name: str, objectives: Sequence[ObjectiveName]) -> None:
+    def __init__(self, address: str, name: str, objectives: Sequence[ObjectiveName], *, fresh: bool = False) -> None:
         self.address, self.name = _shown(address), name
         with self._errors(ConfigError):
             self._database = _open(address)
+            if fresh and name in optuna.get_all_study_names(self._database):
+                optuna.delete_study(study_name=name, storage=self._database)
             study = optuna.create_study(
                 storage=self._database,
                 study_name=name,

@@ -6,7 +6,7 @@ same trial runs in this process and on a cluster.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,8 @@ def open_sweep(
     *,
     folder: str | Path | None = None,
     storage: str | None = None,
+    fresh: bool = False,
+    on_end: Callable[[], None] | None = None,
 ) -> Study:
     """Open the study of a sweep; its name covers all but the number of trials, so that only the same sweep goes on.
 
@@ -74,6 +76,8 @@ def open_sweep(
         config: As `around` gives it.
         folder: Where `study.db` and TensorBoard curves lie; in memory alone by default.
         storage: Optuna storage URL for another place than `study.db`.
+        fresh: Discard an earlier study of the same sweep.
+        on_end: Called after each trial whose end is recorded.
 
     Raises:
         ConfigError: The storage cannot be written, or nothing is left to vary.
@@ -86,6 +90,8 @@ def open_sweep(
         folder=folder,
         storage=storage,
         name=f"sweep-{_fingerprint(folds, task, config)}",
+        fresh=fresh,
+        on_end=on_end,
     )
 
 

@@ -6,6 +6,7 @@ compiled), `on_epoch_end` hears every epoch and may raise to stop a trial.
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from cryptoml.training.workers import Workers
 __all__ = ["EpochEnd", "FitResult", "TrainingConfig", "UltimateTrainer", "fit"]
 
 OnEpochEnd = Callable[[EpochEnd], None]
+OnCheckpoint = Callable[[Path], None]
 
 
 def fit(
@@ -38,6 +40,7 @@ def fit(
     *,
     objective: Objective | None = None,
     on_epoch_end: OnEpochEnd | None = None,
+    on_checkpoint: OnCheckpoint | None = None,
     prepare_model: Callable[[nn.Module], nn.Module] | None = None,
     resume: str | Path | None = None,
     checkpoint_dir: str | Path | None = None,
@@ -61,6 +64,7 @@ def fit(
         config: Settings of the loop.
         objective: Losses and metrics of a batch; by default what fits the model.
         on_epoch_end: Called after each epoch's checkpoint; what it raises ends the run and reaches the caller.
+        on_checkpoint: Called on the first worker with each resumable checkpoint, of an epoch or inside one, once it is written.
         prepare_model: Wraps the module that maps a portion of a step to its loss. Data parallelism needs none.
         resume: Checkpoint file, or a folder with one, to go on from. The first worker's counts.
         checkpoint_dir: Where the first worker keeps `last`, `best` and periodic checkpoints; none by default.
@@ -86,7 +90,7 @@ def fit(
         folder = _open_checkpoints(learner, resume, checkpoint_dir)
         events = EventLog(log_dir if rank == 0 else None, learner.epoch)
         try:
-            _run_epochs(learner, on_epoch_end, folder, events, progress)
+            _run_epochs(learner, on_epoch_end, _Checkpoints(folder, on_checkpoint), events, progress)
         finally:
             learner.restore_best()
             events.close()
@@ -106,7 +110,7 @@ def _open_checkpoints(learner: Learner, resume: str | Path | None, folder: str |
 def _run_epochs(
     learner: Learner,
     on_epoch_end: OnEpochEnd | None,
-    folder: Path | None,
+    checkpoints: "_Checkpoints",
     events: EventLog,
     progress: bool | None,
 ) -> None:
@@ -118,36 +122,50 @@ def _run_epochs(
 
         def on_step(batches: int) -> None:
             bar.update(batches)
-            steps = -(-learner.progress.batch // config.accumulate)
-            if folder is not None and config.checkpoint_steps and steps % config.checkpoint_steps == 0:
-                _write(learner, [folder / CHECKPOINT_NAME])
+            checkpoints.after_step(learner)
 
         while not learner.finished:
             waited = learner.train.waited
             row = {"train_loss": learner.train_epoch(on_step)} | learner.validate()
             improved = learner.end_epoch(row)
-            checkpoint = None if folder is None else _keep(learner, folder, improved)
+            checkpoints.after_epoch(learner, improved)
             events.add(learner.epoch, row | {"loading_seconds": learner.train.waited - waited})
             bar.set_postfix(epoch=learner.epoch, val_loss=f"{row['val_loss']:.4f}")
             if on_epoch_end is not None:
-                on_epoch_end(EpochEnd(learner.epoch, row, improved, checkpoint))
+                on_epoch_end(EpochEnd(learner.epoch, row, improved))
 
 
-def _keep(learner: Learner, folder: Path, improved: bool) -> Path | None:
-    """Write the checkpoints of one epoch; returns the resumable one on the first worker, or None when none is due."""
-    config, last = learner.config, folder / CHECKPOINT_NAME
-    names = ["best.safetensors"] if improved else []
-    if config.keep_every and learner.epoch % config.keep_every == 0:
-        names.append(f"epoch-{learner.epoch:04d}.safetensors")
-    due = learner.epoch % config.checkpoint_every == 0 or learner.finished
-    _write(learner, [folder / name for name in names] + [last] * due)
-    return last if due and learner.workers.rank == 0 else None
+@dataclass(frozen=True)
+class _Checkpoints:
+    """Writes the checkpoints of a run, on all workers at once, and tells of the resumable ones."""
 
+    folder: Path | None
+    heard: OnCheckpoint | None
 
-def _write(learner: Learner, paths: list[Path]) -> None:
-    if paths:
+    def after_step(self, learner: Learner) -> None:
+        """Write the resumable checkpoint where one is due inside the epoch."""
+        config = learner.config
+        steps = -(-learner.progress.batch // config.accumulate)
+        if config.checkpoint_steps and steps % config.checkpoint_steps == 0:
+            self._write(learner, [CHECKPOINT_NAME])
+
+    def after_epoch(self, learner: Learner, improved: bool) -> None:
+        """Write the best, the periodic and the resumable checkpoint, each where it is due."""
+        config = learner.config
+        names = ["best.safetensors"] if improved else []
+        if config.keep_every and learner.epoch % config.keep_every == 0:
+            names.append(f"epoch-{learner.epoch:04d}.safetensors")
+        due = learner.epoch % config.checkpoint_every == 0 or learner.finished
+        self._write(learner, names + [CHECKPOINT_NAME] * due)
+
+    def _write(self, learner: Learner, names: list[str]) -> None:
+        folder = self.folder
+        if folder is None or not names:
+            return
         state = state_of_run(learner)
-        learner.workers.by_first(lambda: [write_tensors(path, *state) for path in paths])
+        learner.workers.by_first(lambda: [write_tensors(folder / name, *state) for name in names])
+        if self.heard is not None and names[-1] == CHECKPOINT_NAME and learner.workers.rank == 0:
+            self.heard(folder / CHECKPOINT_NAME)
 
 
 def _checkpoint_file(resume: str | Path) -> Path:

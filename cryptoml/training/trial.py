@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import optuna
 from optuna.trial import FrozenTrial
 
@@ -47,8 +48,8 @@ class Worker:
 class Objective(Protocol):
     """What a trial does: fit a configuration, report after each epoch, and return its values by name."""
 
-    def __call__(self, parameters: Mapping[str, Any], report: Report, worker: Worker) -> Mapping[str, float]:
-        """Return at least one value for each objective of the search."""
+    def __call__(self, parameters: Mapping[str, Any], report: Report, worker: Worker) -> Mapping[str, float | np.ndarray]:
+        """Return at least one value for each objective of the search; arrays among them are kept beside the study."""
         raise NotImplementedError
 
 
@@ -61,12 +62,14 @@ class Outcome:
         values: By objective; empty unless COMPLETE.
         facts: `started` (seconds since 1970), `seconds`, `host`, `pid` and `resources`, as in `SweepTrial`.
         reason: Why it failed.
+        arrays: What else it left, by name; empty unless COMPLETE.
     """
 
     state: str
     values: dict[str, float] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     reason: str = ""
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -154,8 +157,11 @@ def attempt(
     """
     started, clock = time.time(), time.perf_counter()
     state, values, reason = "COMPLETE", dict[str, float](), ""
+    arrays = dict[str, np.ndarray]()
     try:
-        values = {name: float(value) for name, value in objective(parameters, report, worker or Worker()).items()}
+        found = objective(parameters, report, worker or Worker())
+        arrays = {name: value for name, value in found.items() if isinstance(value, np.ndarray) and value.ndim}
+        values = {name: float(value) for name, value in found.items() if name not in arrays}
         state, reason = _judged(values)
     except optuna.TrialPruned:
         state = "PRUNED"
@@ -165,7 +171,7 @@ def attempt(
         _free_memory()
     facts = {"started": started, "seconds": time.perf_counter() - clock, "host": platform.node(), "pid": os.getpid()}
     facts["resources"] = dict(resources or {"CPU": 1.0})
-    return Outcome(state, values if state == "COMPLETE" else {}, facts, reason)
+    return Outcome(state, values, facts, reason, arrays) if state == "COMPLETE" else Outcome(state, {}, facts, reason)
 
 
 def _judged(values: Mapping[str, float]) -> tuple[str, str]:

@@ -128,6 +128,56 @@ class TestRemote:
         move("second")
         assert RunFolder(out, KEY).result() is not None
 
+    def test_an_output_in_the_making_is_backed_up_and_brought_elsewhere(
+        self, s3_address: str, move: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        out = s3_address.format("run")
+        move("first")
+        run = RunFolder(out, KEY)
+        (run.out / "sweep").mkdir()
+        (run.out / "sweep" / "study.db").write_text("one trial")
+        run.back_up("sweep")
+        (run.out / "sweep" / "study.db").write_text("two trials")
+        run.back_up("sweep")
+        assert open_storage(out).read("sweep/study.db") == b"one trial", "twice a minute at most"
+        monkeypatch.setattr(run_folder, "BACK_UP_SECONDS", 0.0)
+        run.back_up("sweep")
+        move("second")
+        again = RunFolder(out, KEY)
+        again.bring("sweep")
+        study = again.out / "sweep" / "study.db"
+        assert study.read_text() == "two trials"
+        study.write_text("three trials")
+        again.bring("sweep")
+        assert study.read_text() == "three trials", "what is newer here stays"
+
+    def test_a_storage_that_fails_does_not_end_the_run(
+        self, s3_address: str, move: Callable[[str], None], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        move("first")
+        run = RunFolder(s3_address.format("run"), KEY)
+        run._remote = open_storage(s3_address.format("run").replace("@market", "@nowhere"))
+        (run.out / "sweep").mkdir()
+        write(run.out / "sweep")
+        run.back_up("sweep")
+        assert "sweep is not backed up for now" in caplog.text
+
+    @pytest.mark.parametrize("remote", [False, True])
+    def test_stages_can_be_discarded(self, s3_address: str, tmp_path: Path, move: Callable[[str], None], remote: bool) -> None:
+        out = s3_address.format("run") if remote else tmp_path
+        move("first")
+        run = RunFolder(out, KEY)
+        for name in ("features", "fold_1", "fold_2"):
+            run.stage(name, write)
+        open_storage(run.scratch("fold_2")).publish("checkpoint", b"weights")
+        run.discard("fold_")
+        move("second")
+        again = RunFolder(out, KEY)
+        again.stage("features", never)
+        assert not open_storage(again.scratch("fold_2")).exists("checkpoint")
+        with pytest.raises(AssertionError, match="must not be built again"):
+            again.stage("fold_1", never)
+
     def test_scratch_is_an_address_in_the_same_bucket(self, s3_address: str, move: Callable[[str], None]) -> None:
         move("first")
         place = RunFolder(s3_address.format("run"), KEY).scratch("fold_1")

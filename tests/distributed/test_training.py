@@ -21,10 +21,10 @@ from cryptoml.distributed.training import WorkerConfig, fit_members, run_names
 from cryptoml.errors import ConfigError, CryptomlError, DataError
 from cryptoml.training.member import FittedMember, FoldData, MemberTask, fit_member
 from tests.conftest import REPOSITORY
-from tests.distributed.faults import epochs_in, kill, once, processes, wait_for
+from tests.distributed.faults import batches_in, epochs_in, kill, once, processes, wait_for
 from tests.distributed.market import small_fold, small_task
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.usefixtures("ray_cluster", "one_thread")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.usefixtures("ray_cluster", "one_thread", "ctrl_c")]
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +57,12 @@ def with_infinite(data: FoldData) -> FoldData:
     return replace(data, features=features)
 
 
-def spans(folder: Path, members: list[FittedMember]) -> list[tuple[float, float]]:
-    """Return when each member trained, by the time of its file and the seconds it took."""
-    ends = {path.parent.name.rpartition("-")[0]: path.stat().st_mtime for path in folder.glob("*/fitted.safetensors")}
-    return [(ends[member.name] - member.seconds, ends[member.name]) for member in members]
+def side_by_side(folder: Path) -> bool:
+    """Tell whether all runs had been started before the first was finished; the driver leaves a file at each start."""
+    started, finished = (
+        [path.stat().st_mtime_ns for path in folder.glob(f"*/{name}")] for name in ("run.txt", "fitted.safetensors")
+    )
+    return max(started) < min(finished)
 
 
 class TestResult:
@@ -142,7 +144,7 @@ class TestSeveralWorkers:
         with pytest.raises(KeyboardInterrupt):
             fit_members(long_fold, [endless], str(tmp_path), workers=WorkerConfig(num_workers=2))
         stopper.join()
-        wait_for(lambda: not processes("RayTrainWorker") and ray.available_resources().get("CPU") == 2.0, seconds=20)
+        wait_for(lambda: not processes("RayTrainWorker") and ray.available_resources().get("CPU") == 2.0)
 
 
 class TestNames:
@@ -168,27 +170,35 @@ class TestNames:
 
 
 class TestSideBySide:
-    def test_three_members_share_two_cores(self, tmp_path: Path, long_fold: FoldData) -> None:
-        found = fit_members(long_fold, [small_task(long_fold, name, max_epochs=40) for name in "abc"], str(tmp_path))
-        training = spans(tmp_path, found)
-        assert max(start for start, _ in training) < min(end for _, end in training)
+    def test_three_members_share_two_cores(self, tmp_path: Path, fold: FoldData) -> None:
+        fit_members(fold, [small_task(fold, name) for name in "abc"], str(tmp_path))
+        assert side_by_side(tmp_path)
 
-    def test_one_after_the_other_where_asked(self, tmp_path: Path, long_fold: FoldData) -> None:
-        workers = WorkerConfig(max_concurrent=1)
-        found = fit_members(
-            long_fold, [small_task(long_fold, name, max_epochs=30) for name in "ab"], str(tmp_path), workers=workers
-        )
-        (_, end), (start, _) = spans(tmp_path, found)
-        assert end <= start
+    def test_a_short_one_ends_while_a_long_one_trains(self, tmp_path: Path, long_fold: FoldData) -> None:
+        tasks = [small_task(long_fold, "endless", max_epochs=10_000), small_task(long_fold, "short")]
+        last, short = (tmp_path / name for name in run_names(long_fold, tasks))
+        ended: list[int] = []
+
+        def trains_on() -> bool:
+            if not ended and (short / "fitted.safetensors").exists():
+                ended.append(len(epochs_in(last / "last.safetensors")))
+            return bool(ended) and len(epochs_in(last / "last.safetensors")) > ended[0]
+
+        stopper = once(trains_on, lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            fit_members(long_fold, tasks, str(tmp_path))
+        stopper.join()
+
+    def test_one_after_the_other_where_asked(self, tmp_path: Path, fold: FoldData) -> None:
+        tasks = [small_task(fold, name) for name in "ab"]
+        fit_members(fold, tasks, str(tmp_path), workers=WorkerConfig(max_concurrent=1))
+        assert not side_by_side(tmp_path)
 
     @pytest.mark.parametrize(("gpus", "together"), [(0.5, True), (1.0, False)])
-    def test_fractions_share_the_one_gpu(self, tmp_path: Path, long_fold: FoldData, gpus: float, together: bool) -> None:
-        workers = WorkerConfig(gpus=gpus)
-        found = fit_members(
-            long_fold, [small_task(long_fold, name, max_epochs=30) for name in "ab"], str(tmp_path), workers=workers
-        )
-        first, second = spans(tmp_path, found)
-        assert (max(first[0], second[0]) < min(first[1], second[1])) == together
+    def test_fractions_share_the_one_gpu(self, tmp_path: Path, fold: FoldData, gpus: float, together: bool) -> None:
+        tasks = [small_task(fold, name) for name in "ab"]
+        fit_members(fold, tasks, str(tmp_path), workers=WorkerConfig(gpus=gpus))
+        assert side_by_side(tmp_path) == together
 
     def test_the_fold_reaches_workers_without_a_copy(self, tmp_path: Path) -> None:
         small, large = small_fold(num_bars=2000), small_fold(num_bars=20_000, num_features=750)
@@ -262,6 +272,15 @@ class TestFaults:
         assert 2 <= len(kept) < 20
         assert found.history["seconds"][: len(kept)] == kept
 
+    def test_a_worker_killed_inside_an_epoch_goes_on_there(self, tmp_path: Path, long_fold: FoldData) -> None:
+        task = small_task(long_fold, "long", max_epochs=4)
+        task = replace(task, training=task.training.updated(checkpoint_steps=1))
+        last = tmp_path / run_names(long_fold, [task])[0] / "last.safetensors"
+        killer = once(lambda: batches_in(last) > 0, lambda: kill("member long"))
+        found = fit_members(long_fold, [task], str(tmp_path))[0]
+        killer.join()
+        assert_same(found, fit_member(long_fold, task))
+
     def test_a_worker_that_is_always_killed_ends_the_fit(self, tmp_path: Path, fold: FoldData) -> None:
         task, stop = small_task(fold, "doomed", max_epochs=500), threading.Event()
 
@@ -291,8 +310,8 @@ class TestFaults:
         workers = WorkerConfig(max_failures=0)
         with pytest.raises(CryptomlError, match="member bad"):
             fit_members(long_fold, [endless, bad], str(tmp_path), workers=workers)
-        wait_for(lambda: not processes("member endless"), seconds=10)
-        wait_for(lambda: ray.available_resources().get("CPU") == 2.0, seconds=10)
+        wait_for(lambda: not processes("member endless"))
+        wait_for(lambda: ray.available_resources().get("CPU") == 2.0)
 
     def test_a_killed_driver_is_resumed(
         self, tmp_path: Path, long_fold: FoldData, long_task: MemberTask, undisturbed: FittedMember

@@ -14,12 +14,13 @@ from torch import nn
 import cryptoml
 from cryptoml.distributed.tuning.engine import RayEngine
 from cryptoml.errors import ConfigError, CryptomlError
+from cryptoml.models.forecaster import Forecaster
 from cryptoml.training.config import TrainingConfig
 from cryptoml.training.member import FoldData
 from cryptoml.training.search import search
 from cryptoml.training.search_config import SearchConfig
 from cryptoml.training.study import Study
-from cryptoml.training.sweep import SweepConfig, run_sweep
+from cryptoml.training.sweep import SweepConfig, open_sweep, run_sweep
 from cryptoml.training.trial import SweepTrial
 from cryptoml.training.worker_config import WorkerConfig
 from tests.distributed.market import small_task
@@ -158,14 +159,23 @@ class TestTrials:
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("ray_cluster", "one_thread")
 class TestSweep:
-    def test_equals_the_one_in_this_process(self, fold: FoldData) -> None:
+    def test_equals_the_one_in_this_process(self, fold: FoldData, tmp_path: Path) -> None:
         task = small_task(fold)
         config = SweepConfig(num_trials=3, max_epochs=1, num_folds=1, pruner="none").around(task)
-        plain = run_sweep([fold], task, config)
-        found = run_sweep([fold], task, config, engine=RayEngine())
+        studies = [open_sweep([fold], task, config, folder=tmp_path / name) for name in ("plain", "ray")]
+        plain = run_sweep([fold], task, config, studies[0], score=score)
+        found = run_sweep([fold], task, config, studies[1], score=score, engine=RayEngine())
         assert [trial.parameters for trial in found] == [trial.parameters for trial in plain]
         losses = [[trial.values["loss"] for trial in trials] for trials in (found, plain)]
         assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+        returns = [study.arrays("returns") for study in studies]
+        assert list(returns[0]) == list(returns[1]) == [0, 1, 2]
+        assert all(np.array_equal(returns[0][number], returns[1][number]) for number in range(3))
+
+
+def score(member: Forecaster, data: FoldData) -> dict[str, Any]:
+    """Let a trial's returns be the first feature."""
+    return {"sharpe": 0.0, "drawdown": 0.0, "returns": data.features[0, data.fold.test.bars, 0]}
 
 
 def build(hidden_size: int) -> nn.Module:

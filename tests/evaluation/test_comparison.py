@@ -8,7 +8,7 @@ import pytest
 from cryptoml.evaluation.baselines import buy_and_hold
 from cryptoml.evaluation.candidates import Candidate, EvaluationInput, gaussian_quantiles
 from cryptoml.evaluation.comparison import MEASURES, compare
-from cryptoml.evaluation.protocol import Evaluation, evaluate
+from cryptoml.evaluation.protocol import Evaluation, evaluate, trade
 from cryptoml.evaluation.seeds import SEED_FIGURES, seed_table
 from cryptoml.evaluation.selection import deflated_sharpe_of_returns
 from cryptoml.evaluation.trials import TrialReturns, selection_figures, trial_returns
@@ -97,8 +97,8 @@ def runs(planted) -> dict[str, Evaluation]:
 @pytest.fixture(scope="module")
 def trials(planted) -> TrialReturns:
     inputs = planted[0]
-    made = [skilled(inputs, f"trial_{number}", 0.1, number) for number in range(5)]
-    return trial_returns(inputs, [*made, Candidate("trial_5", skipped="it failed")])
+    made = {number: skilled(inputs, f"trial_{number}", 0.1, number) for number in range(5)}
+    return trial_returns({number: trade(inputs, trial)[1].net for number, trial in made.items()}, 6)
 
 
 class TestSeeds:
@@ -120,10 +120,10 @@ class TestSeeds:
 
 
 class TestTrials:
-    def test_every_trial_is_traded_by_the_decision_path(self, planted, trials: TrialReturns) -> None:
+    def test_lie_side_by_side_and_all_count(self, planted, trials: TrialReturns) -> None:
         inputs = planted[0]
         assert trials.names == tuple(f"trial_{number}" for number in range(5))
-        assert trials.num_trials == 6
+        assert (trials.num_trials, trials.num_ended) == (6, 1)
         alone = evaluate(inputs, skilled(inputs, "trial_3", 0.1, 3)).backtest.net
         np.testing.assert_array_equal(trials.returns[:, 3], alone)
         ratios = trials.returns.mean(axis=0) / trials.returns.std(axis=0, ddof=1)

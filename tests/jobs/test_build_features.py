@@ -1,13 +1,9 @@
 """The features job as a user runs it: arguments, status table, exit codes, crash and Ctrl-C."""
 
-import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -20,8 +16,9 @@ from cryptoml.features.engineer import AdvancedFeatureEngineer
 from cryptoml.features.store import read_features
 from jobs.build_features import FeaturesArguments, main
 from jobs.command_line import run
+from tests.conftest import REPOSITORY
+from tests.jobs.processes import start, wait_for
 
-REPOSITORY = Path(__file__).parents[2]
 INCLUDE = ("--include", "momentum_rsi_14", "cross_section_rank_return_1h")
 
 
@@ -34,34 +31,12 @@ def lake(tmp_path: Path) -> Path:
     return tmp_path / "lake"
 
 
-@pytest.fixture
-def environment() -> Iterator[dict[str, str]]:
-    """Variables of a subprocess: one thread, and a private Ray whose folder has a short path, as sockets need."""
-    folder = tempfile.mkdtemp(prefix="r", dir="/tmp")
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    yield variables | {"RAY_TMPDIR": folder, "OMP_NUM_THREADS": "1"}
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 def job(*arguments: object) -> int:
     return run(main, FeaturesArguments, [str(argument) for argument in arguments])
 
 
-def start(environment: dict[str, str], *arguments: object) -> subprocess.Popen:
-    command = [sys.executable, "-m", "jobs.build_features", *map(str, arguments)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=pipe, stderr=pipe, text=True)
-
-
 def files_of(out: Path) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in out.rglob("*.parquet")}
-
-
-def wait_for_files(process: subprocess.Popen, out: Path, count: int) -> None:
-    until = time.monotonic() + 120
-    while len(files_of(out)) < count and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.01)
-    assert process.poll() is None, process.communicate()
 
 
 class TestHere:
@@ -128,13 +103,13 @@ class TestHere:
 class TestOnRay:
     def test_a_killed_driver_leaves_only_the_rest_to_do(self, lake: Path, tmp_path: Path, environment) -> None:
         arguments = ("--lake", lake, "--out", tmp_path / "out", "--chunk-bars", 20)
-        process = start(environment, *arguments)
-        wait_for_files(process, tmp_path / "out", 5)
+        process = start("build_features", environment, *arguments)
+        wait_for(lambda: len(files_of(tmp_path / "out")) >= 5, process)
         process.kill()
         process.communicate()
         time.sleep(1.0)  # its workers end with it
         before = files_of(tmp_path / "out")
-        again = start(environment, *arguments)
+        again = start("build_features", environment, *arguments)
         out, error = again.communicate(timeout=240)
         assert (again.returncode, error) == (0, "")
         after = files_of(tmp_path / "out")
@@ -144,13 +119,13 @@ class TestOnRay:
 
     def test_ctrl_c_ends_in_one_line_and_the_next_run_goes_on(self, lake: Path, tmp_path: Path, environment) -> None:
         arguments = ("--lake", lake, "--out", tmp_path / "out", "--chunk-bars", 20)
-        process = start(environment, *arguments)
-        wait_for_files(process, tmp_path / "out", 5)
+        process = start("build_features", environment, *arguments)
+        wait_for(lambda: len(files_of(tmp_path / "out")) >= 5, process)
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
         assert process.returncode == 130
         assert error.splitlines() == ["interrupted; run the same command again to go on"]
         done = len(files_of(tmp_path / "out"))
-        again = start(environment, *arguments, "--engine", "local")
+        again = start("build_features", environment, *arguments, "--engine", "local")
         out, _ = again.communicate(timeout=240)
         assert f"{done} kept, 0 failed" in out.splitlines()[-1]

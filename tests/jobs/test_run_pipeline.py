@@ -1,14 +1,9 @@
 """The main job from its command line: help, one-line errors, a whole run on Ray, and Ctrl-C."""
 
 import json
-import os
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +15,7 @@ from cryptoml.models.bundle import load_bundle
 from jobs.command_line import run
 from jobs.run_pipeline import PipelineArguments, main
 from tests.conftest import REPOSITORY
+from tests.jobs.processes import interrupted, start, wait_for
 from tests.tiny import SETTINGS
 
 OUTPUTS = ["bundle", "predictions.parquet", "report.html", "report.json", "result.json", "sweep"]
@@ -54,15 +50,6 @@ def settings(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(SETTINGS))
     return path
-
-
-@pytest.fixture
-def environment() -> Iterator[dict[str, str]]:
-    """Variables of a subprocess: one thread, and a private Ray whose folder has a short path, as sockets need."""
-    folder = tempfile.mkdtemp(prefix="r", dir="/tmp")
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    yield variables | {"RAY_TMPDIR": folder, "OMP_NUM_THREADS": "1"}
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 class TestHelp:
@@ -158,45 +145,14 @@ class TestLocalRun:
         assert pd.read_parquet(out / "predictions.parquet")["timestamp"].min() == pd.Timestamp("2024-01-19", tz="UTC")
 
 
-def start(environment: dict[str, str], *arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "jobs.run_pipeline", *map(str, arguments)]
-    return subprocess.Popen(
-        command,
-        cwd=REPOSITORY,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def wait_for(path: Path, process: subprocess.Popen[str], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.1)
-
-
-def interrupted(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """Press Ctrl-C, which a terminal sends to the whole process group, and give it 30 seconds."""
-    os.killpg(process.pid, signal.SIGINT)
-    try:
-        return process.communicate(timeout=30)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-
-
 class TestCtrlC:
     def test_on_the_local_engine_leaves_nothing_half_done(
         self, settings: Path, tmp_path: Path, environment: dict[str, str]
     ) -> None:
         out = tmp_path / "out"
         arguments = ("--data", "synthetic", "--out", out, "--config", settings, "--preset", "debug", "--engine", "local")
-        process = start(environment, *arguments)
-        wait_for(out / ".work", process, 60)
+        process = start("run_pipeline", environment, *arguments)
+        wait_for((out / ".work").exists, process)
         _, err = interrupted(process)
         assert process.returncode == 130, err
         assert "run the same command again" in err
@@ -213,15 +169,15 @@ class TestRay:
         out = tmp_path / "out"
         arguments = ("--data", "synthetic", "--out", out, "--config", settings, "--preset", "debug", "--engine", "ray")
         for stage in ("sweep.part", "sweep"):
-            first = start(environment, *arguments)
-            wait_for(next_stage(out, first, stage), first, 300)
+            first = start("run_pipeline", environment, *arguments)
+            wait_for(next_stage(out, first, stage).exists, first, 300)
             time.sleep(3)
             _, err = interrupted(first)
             assert first.returncode == 130, err
             assert "Traceback" not in err
             assert {path.name for path in out.iterdir()} <= {".work", "sweep"}
 
-        second = start(environment, *arguments)
+        second = start("run_pipeline", environment, *arguments)
         shown, err = second.communicate(timeout=600)
         assert second.returncode == 0, err
         assert sorted(path.name for path in out.iterdir()) == OUTPUTS
@@ -238,7 +194,7 @@ class TestRay:
 
 def next_stage(out: Path, process: subprocess.Popen[str], stage: str) -> Path:
     """Wait for the run's work folder; return the path that a finished stage will have."""
-    wait_for(out / ".work", process, 300)
+    wait_for((out / ".work").exists, process, 300)
     while not (runs := [path for path in (out / ".work").iterdir() if path.is_dir()]):
         time.sleep(0.1)
     return runs[0] / stage

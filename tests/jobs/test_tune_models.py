@@ -4,9 +4,6 @@ import json
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -16,21 +13,22 @@ import pytest
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
+from cryptoml.data.storage import open_storage
 from cryptoml.training.study_storage import INTERRUPTED
 from jobs import train_ensemble
 from jobs.command_line import run
 from jobs.tune_models import TuneArguments, main
-from tests.conftest import REPOSITORY
+from tests.jobs.processes import start, wait_for
 from tests.tiny import SETTINGS
 
 SWEEP = {"num_trials": 3, "max_epochs": 1, "num_folds": 2, "pruner": "none", "space": {"search": ["learning_rate", "dropout"]}}
 
 
-def flags(folder: Path, **sweep: object) -> list[str]:
+def flags(folder: Path, out: str | None = None, **sweep: object) -> list[str]:
     settings = folder / "tiny.yaml"
     changes = {"shuffled_label_run": False, "members": SETTINGS["members"][1:], "sweep": SWEEP | sweep}
     settings.write_text(yaml.safe_dump(SETTINGS | changes))
-    return ["--data", "synthetic", "--preset", "debug", "--config", str(settings), "--out", str(folder / "out")]
+    return ["--data", "synthetic", "--preset", "debug", "--config", str(settings), "--out", out or str(folder / "out")]
 
 
 def job(*arguments: str, engine: str = "local") -> int:
@@ -72,6 +70,16 @@ class TestOutputs:
         assert stored(tmp_path) == before
         assert (tmp_path / "out" / "bundle").is_dir()
 
+    def test_again_discards_the_earlier_search(self, tmp_path: Path) -> None:
+        assert job(*flags(tmp_path)) == 0
+        before = {trial.datetime_start for trial in stored(tmp_path)}
+        assert job(*flags(tmp_path)) == 0
+        assert {trial.datetime_start for trial in stored(tmp_path)} == before
+        assert job(*flags(tmp_path), "--again") == 0
+        after = {trial.datetime_start for trial in stored(tmp_path)}
+        assert len(after) == 3
+        assert min(after) > max(before)
+
     def test_several_objectives_of_trading(self, tmp_path: Path) -> None:
         assert job(*flags(tmp_path, num_trials=2, objectives=["sharpe", "drawdown"])) == 0
         assert all(len(trial.values) == 2 and trial.values[1] >= 0 for trial in stored(tmp_path))
@@ -88,6 +96,7 @@ class TestBadInput:
             ({"objectives": ["profit"]}, [], "sweep.objectives"),
             ({"space": {"search": ["lookback"]}}, [], "lookback of the search must be at most 16"),
             ({}, ["--resume"], "resume needs an earlier search"),
+            ({}, ["--resume", "--again"], "resume must not be given with again"),
             ({}, ["--study", "sqlite:////dev/null/study.db"], "storage sqlite:////dev/null/study.db cannot be written"),
             ({}, ["--mlflow"], "mlflow needs engine 'ray'"),
         ],
@@ -101,34 +110,9 @@ class TestBadInput:
         assert message in lines[0]
 
 
-@pytest.fixture
-def environment() -> dict[str, str]:
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return variables | {"OMP_NUM_THREADS": "1"}
-
-
-def start(environment: dict[str, str], arguments: list[str]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "jobs.tune_models", *arguments, "--engine", "local"]
-    return subprocess.Popen(
-        command,
-        cwd=REPOSITORY,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def wait_for_trials(folder: Path, process: subprocess.Popen[str], count: int) -> None:
-    deadline = time.monotonic() + 120
-    while not (folder / "out" / "sweep" / "study.db").exists() or len(complete(folder)) < count:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def complete(folder: Path) -> list[FrozenTrial]:
+    if not (folder / "out" / "sweep" / "study.db").exists():
+        return []
     try:
         return [trial for trial in stored(folder) if trial.state == TrialState.COMPLETE]
     except (ValueError, KeyError, optuna.exceptions.StorageInternalError):
@@ -136,14 +120,19 @@ def complete(folder: Path) -> list[FrozenTrial]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 class TestGoingOn:
-    @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-    def test_runs_no_finished_trial_again(self, tmp_path: Path, environment: dict[str, str], how: signal.Signals) -> None:
+    @pytest.mark.parametrize(
+        ("engine", "how"), [("local", signal.SIGKILL), ("local", signal.SIGINT), ("ray", signal.SIGKILL), ("ray", signal.SIGINT)]
+    )
+    def test_runs_no_finished_trial_again(
+        self, tmp_path: Path, environment: dict[str, str], engine: str, how: signal.Signals
+    ) -> None:
         arguments = flags(tmp_path, num_trials=8)
-        first = start(environment, arguments)
-        wait_for_trials(tmp_path, first, 2)
+        first = start("tune_models", environment, *arguments, "--engine", engine)
+        wait_for(lambda: len(complete(tmp_path)) >= 2, first)
         os.killpg(first.pid, how)
-        _, err = first.communicate(timeout=30)
+        _, err = first.communicate(timeout=60)
         assert first.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL), err
         before = {trial.number: trial.datetime_complete for trial in finished(stored(tmp_path))}
 
@@ -153,5 +142,34 @@ class TestGoingOn:
         assert before.items() <= {trial.number: trial.datetime_complete for trial in after}.items()
         assert len({tuple(trial.params.items()) for trial in after}) == 8
         if how == signal.SIGINT:
-            assert "interrupted; run the same command again to go on" in err
+            assert err.splitlines()[-1] == "interrupted; run the same command again to go on"
+            assert "Traceback" not in err
             assert (tmp_path / "out" / "sweep" / "sweep.html").exists()
+
+    def test_a_crashed_one_on_s3_goes_on_elsewhere(
+        self, tmp_path: Path, environment: dict[str, str], s3_address: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        out, here = s3_address.format("run"), tmp_path / "here"
+        here.mkdir()
+        (tmp_path / "out" / "sweep").mkdir(parents=True)
+        copy, remote = tmp_path / "out" / "sweep" / "study.db", open_storage(out)
+
+        def backed_up() -> bool:
+            if remote.exists("sweep/study.db"):
+                remote.download("sweep/study.db", copy)
+            return len(complete(tmp_path)) >= 1
+
+        first = start(
+            "tune_models", environment | {"TMPDIR": str(here)}, *flags(tmp_path, out, num_trials=8), "--engine", "local"
+        )
+        wait_for(backed_up, first)
+        os.killpg(first.pid, signal.SIGKILL)
+        first.communicate()
+        before = {trial.number: trial.datetime_complete for trial in complete(tmp_path)}
+
+        monkeypatch.setattr("cryptoml.data.run_folder.tempfile.gettempdir", lambda: str(tmp_path / "elsewhere"))
+        assert job(*flags(tmp_path, out, num_trials=8), "--resume") == 0
+        remote.download("sweep/study.db", copy)
+        after = finished(stored(tmp_path))
+        assert len(after) == 8
+        assert before.items() <= {trial.number: trial.datetime_complete for trial in after}.items()

@@ -158,10 +158,10 @@ def resumed_member(rank: int, size: int, folder: Path) -> tuple[dict[str, np.nda
             return self.inner(portion)
 
     with suppress(KeyboardInterrupt):
-        fit_member(data, task, checkpoint_dir=own, prepare_model=Stopping, on_epoch_end=seen.append, rank=rank, world_size=size)
+        fit_member(data, task, checkpoint_dir=own, prepare_model=Stopping, on_checkpoint=seen.append, rank=rank, world_size=size)
     files = sorted(path.name for path in own.iterdir()) if own.is_dir() else []
     result = fit_member(data, task, checkpoint_dir=own, rank=rank, world_size=size)
-    return result.weights, files, seen[0].checkpoint is not None
+    return result.weights, files, bool(seen)
 
 
 def error_of(call: Callable[[int, int, Path], Any]) -> Case:

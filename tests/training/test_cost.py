@@ -16,6 +16,11 @@ def test_grows_with_the_model_and_the_epochs(fold_data: FoldData, task: MemberTa
     assert relative_cost(longer) > 10 * relative_cost(task)
 
 
+def test_is_exactly_that_of_another_fit_of_the_same_model(task: MemberTask) -> None:
+    other = replace(task, name="other", training=task.training.updated(seed=7))
+    assert relative_cost(other) == relative_cost(task)
+
+
 def test_leaves_the_random_state(task: MemberTask) -> None:
     state = torch.get_rng_state()
     relative_cost(task)

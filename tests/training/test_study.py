@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
@@ -74,6 +75,27 @@ class TestRecord:
         study.report(number, 1, 0.3)
         assert not study.report(number, 1, 0.9)
         assert stored(tmp_path)[0].intermediate_values == {1: 0.3}
+
+    @pytest.mark.parametrize("kept", [True, False])
+    def test_arrays_lie_beside_it_for_the_next_process(self, tmp_path: Path, kept: bool) -> None:
+        study = make(**({"folder": tmp_path} if kept else {}))
+        for values in ([0.5, -0.5], [0.25, 0.125], []):
+            number, _ = study.ask()
+            complete = Outcome("COMPLETE", {"loss": 0.5}, arrays={"returns": np.array(values)})
+            study.tell(number, complete if values else Outcome("PRUNED"))
+        study = make(folder=tmp_path) if kept else study
+        assert {number: values.tolist() for number, values in study.arrays("returns").items()} == {
+            0: [0.5, -0.5],
+            1: [0.25, 0.125],
+        }
+        assert study.arrays("weights") == {}
+
+    def test_damaged_arrays_are_none(self, tmp_path: Path) -> None:
+        study = make(folder=tmp_path)
+        for _ in range(2):
+            study.tell(study.ask()[0], Outcome("COMPLETE", {"loss": 0.5}, arrays={"returns": np.ones(9)}))
+        next(tmp_path.glob("arrays/search/trial_00000.npz")).write_bytes(b"PK\x03\x04")
+        assert list(study.arrays("returns")) == [1]
 
     def test_several_objectives(self, tmp_path: Path) -> None:
         study = make(folder=tmp_path, objectives=("sharpe", "drawdown"))

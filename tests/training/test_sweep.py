@@ -79,26 +79,27 @@ class TestTrial:
         objective = MemberObjective(folds, task, 2)
         assert objective(parameters, ignore, Worker()) == {"loss": pytest.approx(np.mean(losses))}
 
-    def test_reports_each_epoch_of_each_fold(self, fold_data: FoldData, task: MemberTask) -> None:
+    def test_reports_each_epoch_of_each_fold_the_last_one_first(self, fold_data: FoldData, task: MemberTask) -> None:
         folds, reported = inner(fold_data), []
         MemberObjective(folds, task, 2)({}, lambda *end: reported.append(end), Worker())
         tuned = apply_parameters(task, {"max_epochs": 2})
-        first, second = (fit_member(data, tuned).history["val_loss"] for data in folds)
+        first, second = (fit_member(data, tuned).history["val_loss"] for data in reversed(folds))
         assert [step for step, _ in reported] == [1, 2, 3, 4]
         expected = [first[0], min(first), (min(first) + second[0]) / 2, (min(first) + min(second)) / 2]
         assert [loss for _, loss in reported] == pytest.approx(expected)
 
     def test_several_objectives(self, fold_data: FoldData, task: MemberTask) -> None:
-        drawdowns = iter([0.1, 0.3])
+        drawdowns, returns = iter([0.1, 0.3]), iter([np.full(3, 0.2), np.full(3, 0.1)])
         objective = MemberObjective(
             inner(fold_data),
             task,
             1,
             ("loss", "latency", "sharpe", "drawdown"),
-            score=lambda member, data: {"sharpe": 1.0, "drawdown": next(drawdowns)},
+            score=lambda member, data: {"sharpe": 1.0, "drawdown": next(drawdowns), "returns": next(returns)},
         )
         values = objective({}, ignore, Worker())
-        assert list(values) == ["loss", "latency", "sharpe", "drawdown"]
+        assert list(values) == ["loss", "latency", "sharpe", "drawdown", "returns"]
+        np.testing.assert_array_equal(values["returns"], [0.1, 0.1, 0.1, 0.2, 0.2, 0.2])
         assert values["latency"] > 0
         assert (values["sharpe"], values["drawdown"]) == (1.0, 0.3)
 

@@ -4,15 +4,15 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from cryptoml.training.trial import Outcome
 
-__all__ = ["FACTS", "LOSS", "OUTCOME", "STEP", "epoch_report", "facts_since", "outcome_report", "use_threads"]
+__all__ = ["ARRAYS", "FACTS", "LOSS", "OUTCOME", "STEP", "epoch_report", "facts_since", "outcome_report", "use_threads"]
 
-STEP, LOSS, FACTS, OUTCOME = "step", "loss", "facts", "outcome"
-"""Keys of the reports; the last two hold JSON."""
+STEP, LOSS, FACTS, OUTCOME, ARRAYS = "step", "loss", "facts", "outcome", "arrays"
+"""Keys of the reports; facts and outcome are JSON."""
 
 
 def epoch_report(step: int, loss: float, started: float) -> dict[str, Any]:
@@ -28,7 +28,8 @@ def epoch_report(step: int, loss: float, started: float) -> dict[str, Any]:
 
 def outcome_report(outcome: Outcome) -> dict[str, Any]:
     """Return a trial's last report: its outcome, and each value as a metric for whoever logs them."""
-    return {OUTCOME: json.dumps(asdict(outcome))} | {f"objective_{name}": value for name, value in outcome.values.items()}
+    told = json.dumps(asdict(replace(outcome, arrays={})))
+    return {OUTCOME: told, ARRAYS: outcome.arrays} | {f"objective_{name}": value for name, value in outcome.values.items()}
 
 
 def facts_since(started: float) -> dict[str, Any]:

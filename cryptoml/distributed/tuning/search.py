@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from cryptoml.distributed.tuning.reports import FACTS, LOSS, OUTCOME, STEP
+from cryptoml.distributed.tuning.reports import ARRAYS, FACTS, LOSS, OUTCOME, STEP
 from cryptoml.errors import CryptomlError
 from cryptoml.training.search import log_failure
 from cryptoml.training.study import Study
@@ -37,6 +38,7 @@ class StudySearch(Searcher):
         super().__init__()
         self.study, self.resources = study, resources
         self.numbers: dict[str, int] = {}
+        self.arrays: dict[str, dict[str, np.ndarray]] = {}
         self.failure: CryptomlError | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
@@ -59,7 +61,7 @@ class StudySearch(Searcher):
         number, result = self.numbers.pop(trial_id), result or {}
         facts = json.loads(result.get(FACTS, "{}")) | {"resources": self.resources}
         if OUTCOME in result:
-            outcome = Outcome(**json.loads(result[OUTCOME]))
+            outcome = Outcome(**json.loads(result[OUTCOME]) | {"arrays": self.arrays.pop(trial_id, {})})
         elif error:
             outcome = Outcome("FAIL", facts=facts, reason="its process died, for want of memory or with its node")
         else:
@@ -89,7 +91,9 @@ class StudyPruning(FIFOScheduler):
         self.search = search
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Record the loss of an epoch, and decide."""
+        """Record the loss of an epoch, and decide; take away arrays, which Tune would keep and write with every trial."""
+        if ARRAYS in result:
+            self.search.arrays[trial.trial_id] = result.pop(ARRAYS)
         if LOSS not in result:
             return TrialScheduler.CONTINUE
         with self.search.remembering():

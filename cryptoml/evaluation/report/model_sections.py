@@ -99,7 +99,7 @@ def _trials_table(report: Report) -> str:
 def _selection(figures: Mapping[str, Any]) -> dict[str, Any]:
     labels = {
         "num_trials": "configurations tried",
-        "num_failed": "of them failed",
+        "num_ended": "of them pruned or failed",
         "num_bars": "bars they were judged on",
         "best_sharpe_per_bar": "best Sharpe ratio per bar",
         "sharpe_variance_per_bar": "variance of Sharpe ratios per bar",
