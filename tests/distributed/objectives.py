@@ -27,7 +27,7 @@ class Scripted:
         script: Number of the call, from 1 -> `kill`, `memory`, `nan`, `bug` or `hang`.
         epochs: Steps to report.
         seconds: Per step.
-        together: Trials that wait for each other before the first step, a minute at most.
+        together: Trials that wait for each other before the first step, some minutes at most.
     """
 
     folder: Path
@@ -39,7 +39,7 @@ class Scripted:
     def __call__(self, parameters: Mapping[str, Any], report: Report, worker: Worker) -> dict[str, float]:
         """Report `x` plus a part that shrinks, and return `x`."""
         action = self.script.get(self._count(), "")
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while self.calls < self.together and time.monotonic() < deadline:
             time.sleep(0.05)
         for step in range(1, self.epochs + 1):

@@ -58,7 +58,7 @@ class TestOutputs:
         assert "3 complete" in shown
         assert "learning_rate" in shown
         place = tmp_path / "out" / "sweep"
-        assert {"study.db", "trials.parquet", "sweep.html", "tensorboard"} == {path.name for path in place.iterdir()}
+        assert {"study.db", "trials.parquet", "sweep.html", "tensorboard", "arrays"} == {path.name for path in place.iterdir()}
         table = pd.read_parquet(place / "trials.parquet")
         result = json.loads((tmp_path / "out" / "result.json").read_text())
         best = table.loc[table["loss"].idxmin()]
