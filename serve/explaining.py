@@ -6,8 +6,8 @@ import numpy as np
 
 from cryptoml.evaluation.explanation import asset_graph, input_influence, temporal_attention
 from cryptoml.live.inputs import Question
+from cryptoml.live.wire import TopFeature
 from serve.forecasting import ServedModel
-from serve.model_info import TopFeature
 
 __all__ = ["Look", "listened_to", "looked_at", "top_features"]
 

@@ -15,6 +15,7 @@ from cryptoml.live.inputs import Question
 from cryptoml.live.intake import Intake
 from cryptoml.live.prediction import Prediction
 from cryptoml.live.predictor import Predictor
+from cryptoml.live.wire import ModelInfo, TopFeature
 from cryptoml.models.bundle import Bundle
 from cryptoml.models.ensemble import Predictions
 from cryptoml.trading.positions import holding_bars
@@ -25,7 +26,6 @@ from serve.explaining import top_features
 from serve.forecasting import Forecasting, ServedModel
 from serve.kept_bars import BarArrays
 from serve.metrics import observe_batch, set_data_age, set_drift
-from serve.model_info import ModelInfo, TopFeature
 from serve.model_source import LoadedModels, ModelSource, ModelVersion, watch
 from serve.problems import ConflictError, InvalidFieldError, NotFoundError, ServiceError
 from serve.settings import AppArgs

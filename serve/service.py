@@ -10,12 +10,12 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from cryptoml.errors import DataError
+from cryptoml.live.wire import ModelInfo
 from serve.adaptation_store import StoredAdaptation
 from serve.bar_keeper import BarStatus, Taken
 from serve.depth import Depth, Revision
 from serve.features import Answered, KeptRequest
 from serve.kept_bars import BarArrays
-from serve.model_info import ModelInfo
 from serve.model_source import ModelVersion
 from serve.problems import ModelUnavailableError, ServiceError
 

@@ -4,10 +4,9 @@ from typing import Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from serve.answers import Forecast, KeptStatus, Signal
+from cryptoml.live.wire import Forecast, KeptStatus, ModelInfo, Signal
 from serve.depth import Depth
 from serve.kept_bars import BarArrays
-from serve.model_info import ModelInfo
 
 __all__ = ["GraphAnswer", "OverviewAnswer", "SymbolRow", "SymbolView"]
 

@@ -1,10 +1,8 @@
 """Signals from a served model: one question to `POST /v1/signals` per bar."""
 
 import hashlib
-import json
 import logging
-import urllib.error
-import urllib.request
+import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -12,8 +10,9 @@ from typing import Any
 import pandas as pd
 
 from cryptoml.data.schema import parse_timeframe
-from cryptoml.errors import DataError
+from cryptoml.live.client import ServiceClient
 from cryptoml.live.signal_source import COLUMNS, present_candles
+from cryptoml.live.wire import Signal
 
 __all__ = ["EndpointSignals"]
 
@@ -31,6 +30,7 @@ class EndpointSignals:
 
     Args:
         url: Such as `"http://127.0.0.1:8000"`.
+        key: API key; the environment's `CRYPTOML_API_KEY` where None.
         timeout_s: Longest wait for an answer.
 
     Raises:
@@ -38,16 +38,15 @@ class EndpointSignals:
         OSError: It cannot be reached.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = 30.0) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise DataError(f"endpoint must be an http address, was {url!r}")
-        self._url, self._timeout_s = url.rstrip("/"), timeout_s
-        self._answers: OrderedDict[bytes, list[dict[str, Any]]] = OrderedDict()
-        info = self._ask("/readyz")
-        self.symbols: tuple[str, ...] = tuple(info["symbols"])
-        self.timeframe: str = info["timeframe"]
-        self.history_bars: int = info["history_bars"]
-        self.holding_bars: int = info["holding_bars"]
+    def __init__(self, url: str, *, key: str | None = None, timeout_s: float = 30.0) -> None:
+        self._client = ServiceClient(url, key or os.environ.get("CRYPTOML_API_KEY"), timeout_s=timeout_s)
+        self._url = url.rstrip("/")
+        self._answers: OrderedDict[bytes, list[Signal]] = OrderedDict()
+        info = self._client.model()
+        self.symbols: tuple[str, ...] = tuple(info.symbols)
+        self.timeframe: str = info.timeframe
+        self.history_bars: int = info.history_bars
+        self.holding_bars: int = info.holding_bars
 
     def signals(self, symbol: str, frames: Mapping[str, pd.DataFrame], newest: int | None = None) -> pd.DataFrame:
         """As `SignalSource.signals` says."""
@@ -69,29 +68,24 @@ class EndpointSignals:
         """Return the answer for one symbol at one bar."""
         step = parse_timeframe(self.timeframe)
         first = bar - (self.history_bars - 1) * step
-        cut = {name: frame[frame["timestamp"].between(first, bar)] for name, frame in frames.items()}
-        history = {name: _columns(frame) for name, frame in cut.items() if len(frame)}
-        body = json.dumps({"history": history, "as_of": (bar + step).isoformat()}).encode()
-        return next(one for one in self._asked_once(body) if one["symbol"] == symbol)
+        wanted = ["timestamp", *FIELDS]
+        cut = {name: frame.loc[frame["timestamp"].between(first, bar), wanted] for name, frame in frames.items()}
+        history = {name: frame for name, frame in cut.items() if len(frame)}
+        return next(one for one in self._asked_once(history, bar + step) if one.symbol == symbol).model_dump()
 
-    def _asked_once(self, body: bytes) -> list[dict[str, Any]]:
-        key = hashlib.sha256(body).digest()
+    def _asked_once(self, history: Mapping[str, pd.DataFrame], as_of: pd.Timestamp) -> list[Signal]:
+        key = _digest(history, as_of)
         if key not in self._answers:
-            self._answers[key] = self._ask("/v1/signals", body)["signals"]
+            self._answers[key] = self._client.signals(history, as_of=as_of).signals
             if len(self._answers) > KEPT_ANSWERS:
                 self._answers.popitem(last=False)
         return self._answers[key]
 
-    def _ask(self, path: str, body: bytes | None = None) -> dict[str, Any]:
-        request = urllib.request.Request(self._url + path, body, {"Content-Type": "application/json"})
-        try:
-            with urllib.request.urlopen(request, timeout=self._timeout_s) as answer:
-                return dict(json.load(answer))
-        except urllib.error.HTTPError as error:
-            with error:
-                raise DataError(f"{self._url}{path} answered {error.code}: {error.read(2000).decode(errors='replace')}") from None
 
-
-def _columns(frame: pd.DataFrame) -> dict[str, list[Any]]:
-    stamps = [stamp.isoformat() for stamp in frame["timestamp"]]
-    return {"timestamp": stamps, **{name: frame[name].astype(float).tolist() for name in FIELDS}}
+def _digest(history: Mapping[str, pd.DataFrame], as_of: pd.Timestamp) -> bytes:
+    """Return a name of the question's content."""
+    digest = hashlib.sha256(as_of.isoformat().encode())
+    for name, frame in history.items():
+        digest.update(name.encode())
+        digest.update(pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes())
+    return digest.digest()

@@ -4,8 +4,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 
+from cryptoml.live.wire import AdaptationAnswer, AdaptationsAnswer
 from serve.access import Access, Caller
-from serve.answers import AdaptationAnswer, AdaptationsAnswer
+from serve.adaptation_store import StoredAdaptation
 from serve.bodies import body_of, json_body
 from serve.forecasting import spelled
 from serve.keys import Role
@@ -29,17 +30,17 @@ def adaptation_routes(service: Service, access: Access) -> APIRouter:
         body = await body_of(request, AdaptationRequest)
         symbols = spelled(body.symbols, "/symbols")
         work = service.adapt(symbols, body.frames(), body.last_bars, body.regime, body.as_of)
-        return AdaptationAnswer.of(await caller.act("adapt", work, symbols=list(symbols)))
+        return _told(await caller.act("adapt", work, symbols=list(symbols)))
 
     @router.get("/v1/adaptations", dependencies=[read])
     async def adaptations() -> AdaptationsAnswer:
         """Return all adaptations, oldest first."""
-        return AdaptationsAnswer(adaptations=[AdaptationAnswer.of(one) for one in await service.adaptations()])
+        return AdaptationsAnswer(adaptations=[_told(one) for one in await service.adaptations()])
 
     @router.get("/v1/adaptations/{number}", dependencies=[read])
     async def adaptation(number: Number) -> AdaptationAnswer:
         """Return one adaptation."""
-        return AdaptationAnswer.of(await service.adaptation(number))
+        return _told(await service.adaptation(number))
 
     @router.delete("/v1/adaptations/{number}", status_code=204)
     async def remove(number: Number, caller: Annotated[Caller, write]) -> Response:
@@ -48,3 +49,7 @@ def adaptation_routes(service: Service, access: Access) -> APIRouter:
         return Response(status_code=204)
 
     return router
+
+
+def _told(stored: StoredAdaptation) -> AdaptationAnswer:
+    return AdaptationAnswer.of(stored.adaptation, stored.created_at)

@@ -8,12 +8,12 @@ from fastapi import APIRouter, Depends, Path, Query, Response
 
 from cryptoml.data.schema import parse_timeframe
 from cryptoml.errors import ConfigError
+from cryptoml.live.wire import KeptStatus, ModelInfo, TakenAnswer
 from serve.access import Access, Caller
-from serve.answers import KeptStatus, TakenAnswer
+from serve.bar_keeper import Taken
 from serve.bodies import checked_bars, json_body, new_candles
 from serve.forecasting import spelled
 from serve.keys import Role
-from serve.model_info import ModelInfo
 from serve.problems import InvalidFieldError, NotFoundError
 from serve.requests import Candles, NewCandles
 from serve.routes.descriptions import PROBLEMS
@@ -40,7 +40,7 @@ def candle_routes(service: Service, access: Access, clock_skew_seconds: float) -
             raise NotFoundError(f"the model does not know the symbol {name[:64]!r}; it knows {_some(info)}", "symbol")
         _refuse_other_timeframe(timeframe, info.timeframe)
         bars = checked_bars(frame, name, info.timeframe, pd.Timestamp.now("UTC") + skew)
-        return TakenAnswer.of(await service.put(name, bars))
+        return _told(await service.put(name, bars))
 
     @router.get("/v1/candles/{symbol}/status", dependencies=[read])
     async def status(symbol: Symbol) -> KeptStatus:
@@ -72,14 +72,30 @@ async def kept_status(service: Service, symbol: str | None) -> list[KeptStatus]:
     info, found = await service.info(), await service.status(symbol)
     step, now = parse_timeframe(info.timeframe), pd.Timestamp.now("UTC")
     return [
-        KeptStatus.of(
-            one,
-            info.timeframe,
+        KeptStatus(
+            symbol=one.symbol,
+            timeframe=info.timeframe,
+            bars=one.bars,
+            missing=one.missing,
+            first_bar=one.first,
+            last_bar=one.last,
             fresh=one.last is not None and (now - one.last) // step - 1 <= info.max_age_bars,
             enough=one.bars >= info.history_bars,
         )
         for one in found
     ]
+
+
+def _told(taken: Taken) -> TakenAnswer:
+    status = taken.status
+    return TakenAnswer(
+        symbol=status.symbol,
+        added=taken.added,
+        unchanged=taken.unchanged,
+        forgotten=taken.forgotten,
+        bars=status.bars,
+        last_bar=status.last,
+    )
 
 
 def _refuse_other_timeframe(given: str | None, wanted: str) -> None:

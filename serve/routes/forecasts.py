@@ -7,8 +7,8 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from cryptoml.errors import DataError
 from cryptoml.live.prediction import Refusal
+from cryptoml.live.wire import Forecast, ForecastAnswer, Signal, SignalAnswer
 from serve.access import Access
-from serve.answers import Forecast, ForecastAnswer, Signal, SignalAnswer
 from serve.arrow import ARROW, predictions_to_arrow
 from serve.bodies import ForecastQuestion, forecast_question, json_body
 from serve.features import Answered, KeptRequest

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from serve.model_info import ModelInfo
+from cryptoml.live.wire import ModelInfo
 from serve.problems import ModelUnavailableError
 from serve.routes.candles import kept_status
 from serve.routes.descriptions import problems

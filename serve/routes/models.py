@@ -1,13 +1,13 @@
 """Versions of the model."""
 
+from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path
 
+from cryptoml.live.wire import ModelInfo, ModelsAnswer, VersionAnswer
 from serve.access import Access, Caller
-from serve.answers import ModelsAnswer, VersionAnswer
 from serve.keys import Role
-from serve.model_info import ModelInfo
 from serve.requests import ChangeRequest
 from serve.routes.descriptions import PROBLEMS
 from serve.service import Service
@@ -26,7 +26,7 @@ def model_routes(service: Service, access: Access) -> APIRouter:
     async def models() -> ModelsAnswer:
         """Return all versions, oldest first."""
         info = await service.info()
-        versions = [VersionAnswer.of(one) for one in await service.models()]
+        versions = [VersionAnswer(**asdict(one)) for one in await service.models()]
         return ModelsAnswer(serving=info.version, versions=versions)
 
     @router.get("/v1/model", dependencies=[read])

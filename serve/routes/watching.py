@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import StreamingResponse
 
+from cryptoml.live.wire import Forecast, Signal
 from serve.access import Access
-from serve.answers import Forecast, Signal
 from serve.features import KeptRequest
 from serve.forecasting import spelled
 from serve.keys import Role

@@ -1,15 +1,13 @@
-"""Bodies of answers."""
+"""What a service says over HTTP: the bodies of its answers, shared by the service and its clients."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from cryptoml.live.adaptation import Adaptation
 from cryptoml.live.prediction import Prediction
-from serve.adaptation_store import StoredAdaptation
-from serve.bar_keeper import BarStatus, Taken
-from serve.model_info import ModelInfo, TopFeature
-from serve.model_source import ModelVersion
 
 __all__ = [
     "AdaptationAnswer",
@@ -17,12 +15,37 @@ __all__ = [
     "Forecast",
     "ForecastAnswer",
     "KeptStatus",
+    "ModelInfo",
     "ModelsAnswer",
     "Signal",
     "SignalAnswer",
     "TakenAnswer",
+    "TopFeature",
     "VersionAnswer",
 ]
+
+
+class ModelInfo(BaseModel):
+    """The model that answers."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: str = Field(description="Name of the bundle's content")
+    timeframe: str
+    horizon_bars: int
+    history_bars: int = Field(description="Candles per symbol that a forecast needs")
+    holding_bars: int = Field(description="Bars that a decision is held")
+    max_age_bars: int = Field(1, description="Whole bars that may have closed since a symbol's newest one before it is stale")
+    symbols: list[str]
+
+
+class TopFeature(BaseModel):
+    """An input that moved a forecast."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    contribution: float = Field(description="Share of all inputs' influence; above 0 where it speaks for UP")
 
 
 class Forecast(BaseModel):
@@ -131,20 +154,6 @@ class KeptStatus(BaseModel):
     fresh: bool = Field(description="Whether the newest bar is young enough for a forecast now")
     enough: bool = Field(description="Whether there are as many bars as a forecast needs")
 
-    @classmethod
-    def of(cls, status: BarStatus, timeframe: str, *, fresh: bool, enough: bool) -> Self:
-        """Return the state as it is told."""
-        return cls(
-            symbol=status.symbol,
-            timeframe=timeframe,
-            bars=status.bars,
-            missing=status.missing,
-            first_bar=status.first,
-            last_bar=status.last,
-            fresh=fresh,
-            enough=enough,
-        )
-
 
 class TakenAnswer(BaseModel):
     """Answer of `PUT /v1/candles/{symbol}`: what became of the bars."""
@@ -157,19 +166,6 @@ class TakenAnswer(BaseModel):
     forgotten: int = Field(description="Older than what is kept, left out")
     bars: int = Field(description="Kept since")
     last_bar: AwareDatetime | None
-
-    @classmethod
-    def of(cls, taken: Taken) -> Self:
-        """Return the outcome as it is told."""
-        status = taken.status
-        return cls(
-            symbol=status.symbol,
-            added=taken.added,
-            unchanged=taken.unchanged,
-            forgotten=taken.forgotten,
-            bars=status.bars,
-            last_bar=status.last,
-        )
 
 
 class AdaptationAnswer(BaseModel):
@@ -195,11 +191,11 @@ class AdaptationAnswer(BaseModel):
     created_at: AwareDatetime
 
     @classmethod
-    def of(cls, stored: StoredAdaptation) -> Self:
+    def of(cls, adaptation: Adaptation, created_at: datetime) -> Self:
         """Return an adaptation as it is told."""
-        fields = stored.adaptation.model_dump(exclude={"accepted"})
-        status = "accepted" if stored.adaptation.accepted else "rolled_back"
-        return cls(id=stored.adaptation.id, status=status, created_at=stored.created_at, **fields)
+        fields = adaptation.model_dump(exclude={"accepted"})
+        status = "accepted" if adaptation.accepted else "rolled_back"
+        return cls(id=adaptation.id, status=status, created_at=created_at, **fields)
 
 
 class AdaptationsAnswer(BaseModel):
@@ -219,11 +215,6 @@ class VersionAnswer(BaseModel):
     serving: bool
     added_at: str
     reason: str
-
-    @classmethod
-    def of(cls, version: ModelVersion) -> Self:
-        """Return a version as it is told."""
-        return cls(version=version.version, serving=version.serving, added_at=version.added_at, reason=version.reason)
 
 
 class ModelsAnswer(BaseModel):

@@ -1,0 +1,362 @@
+"""Clients of a served model, one that blocks and one for event loops; both try again where the service asks for it.
+
+with ServiceClient("http://127.0.0.1:8000", key="cml_...") as client:
+    client.put_candles("BTC/USDT", frame)
+    signal = client.signals(["BTC/USDT"]).signals[0]
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+import pandas as pd
+from pydantic import BaseModel
+
+from cryptoml.data.panel import CANDLE_FIELDS
+from cryptoml.errors import CryptomlError, DataError
+from cryptoml.live.wire import (
+    AdaptationAnswer,
+    AdaptationsAnswer,
+    ForecastAnswer,
+    KeptStatus,
+    ModelInfo,
+    ModelsAnswer,
+    SignalAnswer,
+    TakenAnswer,
+)
+
+__all__ = ["AsyncServiceClient", "RefusedError", "ServiceClient", "UnavailableError"]
+
+AGAIN = (429, 502, 503, 504)
+Answer = TypeVar("Answer", bound=BaseModel)
+History = Mapping[str, pd.DataFrame]
+
+
+class RefusedError(DataError):
+    """The service refused a request.
+
+    Attributes:
+        status: HTTP status.
+        field: The field to blame, where one is.
+    """
+
+    def __init__(self, detail: str, status: int, field: str | None = None) -> None:
+        super().__init__(detail)
+        self.status, self.field = status, field
+
+
+class UnavailableError(CryptomlError, ConnectionError):
+    """The service could not be reached, or stayed overloaded, however often it was asked."""
+
+
+@dataclass(frozen=True)
+class _Call(Generic[Answer]):
+    """A request, and what its answer is."""
+
+    method: str
+    path: str
+    answer: type[Answer]
+    body: Mapping[str, Any] | None = None
+    parameters: Mapping[str, Any] | None = None
+
+
+class _Calls:
+    """What the service can be asked, without asking it."""
+
+    def signals(self, source: Sequence[str] | History, as_of: datetime | None, adaptation: str | None, explain: bool) -> _Call:
+        return _Call("POST", "/v1/signals", SignalAnswer, _question(source, as_of, adaptation, explain))
+
+    def predict(self, source: Sequence[str] | History, as_of: datetime | None, adaptation: str | None, explain: bool) -> _Call:
+        return _Call("POST", "/v1/predict", ForecastAnswer, _question(source, as_of, adaptation, explain))
+
+    def put_candles(self, symbol: str, candles: pd.DataFrame, timeframe: str | None) -> _Call:
+        body = _columns(candles) | ({} if timeframe is None else {"timeframe": timeframe})
+        return _Call("PUT", f"/v1/candles/{_path(symbol)}", TakenAnswer, body)
+
+    def adapt(self, symbols: Sequence[str], last_bars: int | None, history: History | None, regime: str | None) -> _Call:
+        given = {"last_bars": last_bars, "regime": regime, "history": None if history is None else _history(history)}
+        body = {"symbols": list(symbols)} | {name: value for name, value in given.items() if value is not None}
+        return _Call("POST", "/v1/adaptations", AdaptationAnswer, body)
+
+    def promote(self, version: str, reason: str) -> _Call:
+        return _Call("POST", f"/v1/models/{quote(version, safe='')}/promote", ModelInfo, {"reason": reason})
+
+
+class _Retries:
+    """How often and how long to wait, with jitter so that many clients do not come back at once."""
+
+    def __init__(self, attempts: int, longest_wait_s: float) -> None:
+        self.attempts, self._longest = attempts, longest_wait_s
+
+    def wait(self, attempt: int, answer: httpx.Response | None) -> float:
+        asked = answer.headers.get("retry-after", "") if answer is not None else ""
+        least = min(float(asked), self._longest) if asked.isdigit() else 0.0
+        return least * random.uniform(0.5, 1.0) + random.uniform(0.0, min(0.1 * 2**attempt, self._longest))
+
+    def again(self, attempt: int, answer: httpx.Response | None) -> bool:
+        return attempt + 1 < self.attempts and (answer is None or answer.status_code in AGAIN)
+
+
+class ServiceClient:
+    """A client that blocks; safe to share between threads.
+
+    Args:
+        url: Such as `"http://127.0.0.1:8000"`.
+        key: API key, where the service asks for one.
+        timeout_s: Longest wait for one answer.
+        attempts: How often to ask in all, where the service is overloaded or cannot be reached.
+        longest_wait_s: Longest pause between two attempts.
+
+    Raises:
+        DataError: `url` is no http address.
+    """
+
+    def __init__(
+        self, url: str, key: str | None = None, *, timeout_s: float = 30.0, attempts: int = 6, longest_wait_s: float = 5.0
+    ) -> None:
+        self._http = httpx.Client(**_settings(url, key, timeout_s))
+        self._retries = _Retries(attempts, longest_wait_s)
+        self._calls = _Calls()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def model(self) -> ModelInfo:
+        """Return the model that serves."""
+        return self._ask(_Call("GET", "/v1/model", ModelInfo))
+
+    def signals(
+        self,
+        source: Sequence[str] | History,
+        *,
+        as_of: datetime | None = None,
+        adaptation: str | None = None,
+        explain: bool = False,
+    ) -> SignalAnswer:
+        """Return signals of symbols whose bars the service keeps (all of them for an empty list), or of given candles.
+
+        Raises:
+            RefusedError: The service refuses, with its reason.
+            UnavailableError: It could not be reached, or stayed overloaded.
+        """
+        return self._ask(self._calls.signals(source, as_of, adaptation, explain))
+
+    def predict(
+        self,
+        source: Sequence[str] | History,
+        *,
+        as_of: datetime | None = None,
+        adaptation: str | None = None,
+        explain: bool = False,
+    ) -> ForecastAnswer:
+        """Return forecasts; arguments and errors as for `signals`."""
+        return self._ask(self._calls.predict(source, as_of, adaptation, explain))
+
+    def put_candles(self, symbol: str, candles: pd.DataFrame, *, timeframe: str | None = None) -> TakenAnswer:
+        """Let the service keep closed bars; errors as for `signals`."""
+        return self._ask(self._calls.put_candles(symbol, candles, timeframe))
+
+    def candle_status(self, symbol: str) -> KeptStatus:
+        """Return how many bars of a symbol the service keeps."""
+        return self._ask(_Call("GET", f"/v1/candles/{_path(symbol)}/status", KeptStatus))
+
+    def adapt(
+        self,
+        symbols: Sequence[str],
+        *,
+        last_bars: int | None = None,
+        history: History | None = None,
+        regime: str | None = None,
+    ) -> AdaptationAnswer:
+        """Let the service learn from the newest bars; errors as for `signals`."""
+        return self._ask(self._calls.adapt(symbols, last_bars, history, regime))
+
+    def adaptations(self) -> AdaptationsAnswer:
+        """Return all adaptations, oldest first."""
+        return self._ask(_Call("GET", "/v1/adaptations", AdaptationsAnswer))
+
+    def remove_adaptation(self, number: str) -> None:
+        """Let the service forget an adaptation."""
+        self._send(_Call("DELETE", f"/v1/adaptations/{quote(number, safe='')}", BaseModel))
+
+    def models(self) -> ModelsAnswer:
+        """Return all versions that could serve."""
+        return self._ask(_Call("GET", "/v1/models", ModelsAnswer))
+
+    def promote(self, version: str, reason: str = "") -> ModelInfo:
+        """Let another version serve; errors as for `signals`."""
+        return self._ask(self._calls.promote(version, reason))
+
+    def rollback(self, reason: str = "") -> ModelInfo:
+        """Let the version before this one serve again."""
+        return self._ask(_Call("POST", "/v1/models/rollback", ModelInfo, {"reason": reason}))
+
+    def _ask(self, call: _Call[Answer]) -> Answer:
+        return call.answer.model_validate_json(self._send(call).content)
+
+    def _send(self, call: _Call) -> httpx.Response:
+        for attempt in range(self._retries.attempts):
+            try:
+                answer = self._http.request(call.method, call.path, json=call.body, params=call.parameters)
+            except httpx.TransportError as error:
+                answer, failure = None, error
+            if not self._retries.again(attempt, answer):
+                break
+            time.sleep(self._retries.wait(attempt, answer))
+        return _accepted(answer, None if answer is not None else failure)
+
+
+class AsyncServiceClient:
+    """The same for event loops; arguments as for `ServiceClient`, and its methods and errors."""
+
+    def __init__(
+        self, url: str, key: str | None = None, *, timeout_s: float = 30.0, attempts: int = 6, longest_wait_s: float = 5.0
+    ) -> None:
+        self._http = httpx.AsyncClient(**_settings(url, key, timeout_s))
+        self._retries = _Retries(attempts, longest_wait_s)
+        self._calls = _Calls()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def model(self) -> ModelInfo:
+        """As `ServiceClient.model`."""
+        return await self._ask(_Call("GET", "/v1/model", ModelInfo))
+
+    async def signals(
+        self,
+        source: Sequence[str] | History,
+        *,
+        as_of: datetime | None = None,
+        adaptation: str | None = None,
+        explain: bool = False,
+    ) -> SignalAnswer:
+        """As `ServiceClient.signals`."""
+        return await self._ask(self._calls.signals(source, as_of, adaptation, explain))
+
+    async def predict(
+        self,
+        source: Sequence[str] | History,
+        *,
+        as_of: datetime | None = None,
+        adaptation: str | None = None,
+        explain: bool = False,
+    ) -> ForecastAnswer:
+        """As `ServiceClient.predict`."""
+        return await self._ask(self._calls.predict(source, as_of, adaptation, explain))
+
+    async def put_candles(self, symbol: str, candles: pd.DataFrame, *, timeframe: str | None = None) -> TakenAnswer:
+        """As `ServiceClient.put_candles`."""
+        return await self._ask(self._calls.put_candles(symbol, candles, timeframe))
+
+    async def candle_status(self, symbol: str) -> KeptStatus:
+        """As `ServiceClient.candle_status`."""
+        return await self._ask(_Call("GET", f"/v1/candles/{_path(symbol)}/status", KeptStatus))
+
+    async def adapt(
+        self,
+        symbols: Sequence[str],
+        *,
+        last_bars: int | None = None,
+        history: History | None = None,
+        regime: str | None = None,
+    ) -> AdaptationAnswer:
+        """As `ServiceClient.adapt`."""
+        return await self._ask(self._calls.adapt(symbols, last_bars, history, regime))
+
+    async def adaptations(self) -> AdaptationsAnswer:
+        """As `ServiceClient.adaptations`."""
+        return await self._ask(_Call("GET", "/v1/adaptations", AdaptationsAnswer))
+
+    async def models(self) -> ModelsAnswer:
+        """As `ServiceClient.models`."""
+        return await self._ask(_Call("GET", "/v1/models", ModelsAnswer))
+
+    async def promote(self, version: str, reason: str = "") -> ModelInfo:
+        """As `ServiceClient.promote`."""
+        return await self._ask(self._calls.promote(version, reason))
+
+    async def _ask(self, call: _Call[Answer]) -> Answer:
+        for attempt in range(self._retries.attempts):
+            try:
+                answer = await self._http.request(call.method, call.path, json=call.body, params=call.parameters)
+            except httpx.TransportError as error:
+                answer, failure = None, error
+            if not self._retries.again(attempt, answer):
+                break
+            await asyncio.sleep(self._retries.wait(attempt, answer))
+        return call.answer.model_validate_json(_accepted(answer, None if answer is not None else failure).content)
+
+
+def _accepted(answer: httpx.Response | None, failure: httpx.TransportError | None) -> httpx.Response:
+    """Return an answer that is none of an error.
+
+    Raises:
+        RefusedError: The request was refused.
+        UnavailableError: There is none, or the service stayed overloaded.
+    """
+    if answer is None:
+        raise UnavailableError(f"the service cannot be reached: {failure}") from failure
+    if answer.status_code in AGAIN:
+        raise UnavailableError(f"the service answered {answer.status_code} to every attempt: {_detail(answer)[0]}")
+    if answer.is_error:
+        detail, field = _detail(answer)
+        raise RefusedError(f"{answer.request.url.path} answered {answer.status_code}: {detail}", answer.status_code, field)
+    return answer
+
+
+def _detail(answer: httpx.Response) -> tuple[str, str | None]:
+    try:
+        problem = answer.json()
+        errors = problem.get("errors") or [{}]
+        return str(problem["detail"]), errors[0].get("field")
+    except (ValueError, KeyError, AttributeError):
+        return answer.text[:200], None
+
+
+def _settings(url: str, key: str | None, timeout_s: float) -> dict[str, Any]:
+    if not url.startswith(("http://", "https://")):
+        raise DataError(f"url must be an http address, was {url!r}")
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    return {"base_url": url.rstrip("/"), "headers": headers, "timeout": timeout_s}
+
+
+def _question(source: Sequence[str] | History, as_of: datetime | None, adaptation: str | None, explain: bool) -> dict[str, Any]:
+    asked: dict[str, Any] = {"history": _history(source)} if isinstance(source, Mapping) else {"symbols": list(source)}
+    given = {"as_of": None if as_of is None else as_of.isoformat(), "adaptation": adaptation, "explain": explain or None}
+    return asked | {name: value for name, value in given.items() if value is not None}
+
+
+def _history(frames: History) -> dict[str, dict[str, list[Any]]]:
+    return {symbol: _columns(frame) for symbol, frame in frames.items()}
+
+
+def _columns(frame: pd.DataFrame) -> dict[str, list[Any]]:
+    """Return candles as the body of a request; optional columns with missing values are left out."""
+    stamps = frame["timestamp"] if "timestamp" in frame else frame.index.to_series()
+    given = [name for name in CANDLE_FIELDS if name in frame and not frame[name].isna().any()]
+    return {"timestamp": [stamp.isoformat() for stamp in stamps], **{name: frame[name].astype(float).tolist() for name in given}}
+
+
+def _path(symbol: str) -> str:
+    return quote(symbol.replace("/", "-"), safe="")
