@@ -1,0 +1,102 @@
+"""Clients of a served model: typed answers, refusals with their field, and patience with an overloaded service."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pandas as pd
+import pytest
+
+from cryptoml.errors import DataError
+from cryptoml.live.client import AsyncServiceClient, RefusedError, ServiceClient, UnavailableError
+from cryptoml.live.predictor import Predictor
+from tests.live.served import served
+
+STOP = 2300
+
+
+@pytest.fixture(scope="module")
+def address(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served(trained.path, tmp_path_factory.mktemp("state")) as url:
+        yield url
+
+
+@pytest.fixture
+def as_of(trained: Any) -> pd.Timestamp:
+    return trained.panel.timestamps[STOP]
+
+
+def test_answers_equal_the_predictors(address: str, trained: Any, as_of: pd.Timestamp) -> None:
+    expected = Predictor(trained.path).predict(trained.frames(STOP))
+    with ServiceClient(address) as client:
+        assert client.model().symbols == list(trained.panel.symbols)
+        assert client.models().serving == client.model().version
+        for symbol, frame in trained.frames(STOP).items():
+            taken = client.put_candles(symbol, frame)
+            assert taken.added + taken.unchanged == STOP
+            assert client.candle_status(symbol).last_bar == frame["timestamp"].iloc[-1]
+        answer = client.predict([], as_of=as_of)
+        np.testing.assert_allclose(
+            [one.direction["UP"] for one in answer.predictions], [one.direction["UP"] for one in expected], atol=1e-6
+        )
+        given = client.signals(trained.frames(STOP), as_of=as_of)
+        assert [one.action for one in given.signals] == [one.signal["action"] for one in expected]
+        learned = client.adapt(["BTC/USDT"], last_bars=50)
+        assert [one.id for one in client.adaptations().adaptations] == [learned.id]
+        client.remove_adaptation(learned.id)
+        assert client.adaptations().adaptations == []
+
+
+def test_the_asynchronous_one_answers_the_same(address: str, trained: Any, as_of: pd.Timestamp) -> None:
+    async def ask() -> tuple[Any, Any]:
+        async with AsyncServiceClient(address) as client:
+            frames = trained.frames(STOP)
+            return await asyncio.gather(client.model(), client.predict(frames, as_of=as_of))
+
+    model, answer = asyncio.run(ask())
+    with ServiceClient(address) as client:
+        assert client.model() == model
+        assert client.predict(trained.frames(STOP), as_of=as_of) == answer
+
+
+def test_refusals_carry_status_and_field(address: str, trained: Any) -> None:
+    with ServiceClient(address) as client:
+        with pytest.raises(RefusedError, match="FOOUSDT") as caught:
+            client.signals(["BTCUSDT", "FOOUSDT"])
+        assert (caught.value.status, caught.value.field) == (422, "/symbols/1")
+        with pytest.raises(RefusedError) as caught:
+            client.promote("other")
+        assert caught.value.status == 409
+    with pytest.raises(DataError, match="http address"):
+        ServiceClient("localhost:8000")
+
+
+class Busy(httpx.BaseTransport):
+    """A service that is overloaded, or out of reach, a number of times."""
+
+    def __init__(self, times: int, status: int | None) -> None:
+        self.left, self.status, self.asked = times, status, 0
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        self.asked += 1
+        self.left -= 1
+        if self.left >= 0 and self.status is None:
+            raise httpx.ConnectError("refused")
+        if self.left >= 0:
+            return httpx.Response(self.status or 0, headers={"retry-after": "0"}, json={"detail": "busy"})
+        return httpx.Response(200, json={"serving": "v", "versions": []})
+
+
+@pytest.mark.parametrize("status", [503, 429, None])
+def test_it_tries_again_and_then_gives_up(status: int | None) -> None:
+    for times, succeeds in ((3, True), (9, False)):
+        client, busy = ServiceClient("http://service", attempts=4, longest_wait_s=0.01), Busy(times, status)
+        client._http._transport = busy
+        if succeeds:
+            assert client.models().serving == "v"
+        else:
+            with pytest.raises(UnavailableError):
+                client.models()
+        assert busy.asked == 4
