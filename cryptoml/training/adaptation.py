@@ -23,7 +23,7 @@ from cryptoml.models.adapter import ForecastAdapter, forecast_tensors
 from cryptoml.models.ensemble import Predictions
 from cryptoml.models.forecaster import Forecast
 from cryptoml.training.losses import TASKS, multi_task_errors
-from cryptoml.training.maml import AdaptationOutcome, MetaLearningMAML
+from cryptoml.training.maml import AdaptationOutcome, MetaLearningMAML, verdict
 
 __all__ = [
     "AdaptationConfig",
@@ -164,7 +164,7 @@ def adapt(
     adapter, outcome = learner.adapt_and_report(x, y, adaptation_loss(quantiles), every_part=True)
     assert isinstance(adapter, ForecastAdapter)
     total = y[1]["returns"].sum().item() or 1.0
-    return adapter, outcome._replace(loss_before=outcome.loss_before / total, loss_after=outcome.loss_after / total)
+    return adapter, verdict(outcome.loss_before / total, outcome.loss_after / total)
 
 
 def adapt_through(

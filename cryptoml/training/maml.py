@@ -16,7 +16,7 @@ from cryptoml.training.compiled import CompiledGradient
 from cryptoml.training.examples import Examples, LossFunction, call_with, count_of, map_tensors, take, trained_parameters
 from cryptoml.training.mappable import GradientOf, differentiable_gradient, has_recurrence, mappable, tracks_statistics
 
-__all__ = ["AdaptationOutcome", "MetaLearningMAML"]
+__all__ = ["AdaptationOutcome", "MetaLearningMAML", "verdict"]
 
 _log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ class MetaLearningMAML(nn.Module):
             for seen, held in _held_back(shots, every_part):
                 trial = self._descended(take(support_x, seen), take(support_y, seen), loss_fn)
                 losses.append(self._losses(trial, take(support_x, held), take(support_y, held), loss_fn))
-            outcome = _verdict(*(sum(values) for values in zip(*losses, strict=True)))
+            outcome = verdict(*(sum(values) for values in zip(*losses, strict=True)))
             adapted = self._descended(support_x, support_y, loss_fn) if outcome.accepted else copy.deepcopy(self.base_model)
         if not all(values.isfinite().all() for values in trained_parameters(adapted).values()):
             adapted = copy.deepcopy(self.base_model)
@@ -298,7 +298,8 @@ def _held_back(shots: int, every_part: bool) -> list[tuple[Tensor, Tensor]]:
     return [(order[~held], order[held]) for held in parts]
 
 
-def _verdict(before: float, after: float) -> AdaptationOutcome:
+def verdict(before: float, after: float) -> AdaptationOutcome:
+    """Return whether an adaptation is accepted: it is unless the loss on held-back support rises or is not finite."""
     if not math.isfinite(after):
         return AdaptationOutcome(False, before, after, "loss on held-back support is not finite after adaptation: base kept")
     if after > before:

@@ -47,7 +47,8 @@ function start() {
   const changeKey = async (why) => {
     if (asking) return;
     asking = true;
-    const key = await askKey(why, session.key() !== null);
+    const known = session.key() !== null;
+    const key = await askKey(known ? why : "This service answers to those with a key. Enter yours.", known);
     asking = false;
     if (key === null) return;
     if (key) session.keep(key);
@@ -68,7 +69,9 @@ function start() {
     window.scrollTo(0, 0);
   };
 
-  document.getElementById("key").addEventListener("click", () => changeKey("Requests of this page carry the key you enter."));
+  document
+    .getElementById("key")
+    .addEventListener("click", () => changeKey("Requests of this page carry the key you enter here."));
   document.querySelector(".skip").addEventListener("click", (event) => {
     event.preventDefault();
     place.focus();

@@ -6,6 +6,7 @@ import { chartFrame } from "./frame.js";
 
 const MOST_LABELS = 60;
 const NARROW = 560;
+const [PULL, APART] = [0.55, 14];
 
 /**
  * Return a chart of a graph; `tell` gets the symbol under pointer or focus, or null.
@@ -57,10 +58,10 @@ function circle(symbols, width, height) {
   );
 }
 
-/** Return a curve bent towards the middle; wide and dark where the weight is large. */
-function arc({ listener, source, weight }, places, most, [cx, cy]) {
+/** Return a curve bent towards the middle, the two ways between a pair apart; wide and dark where the weight is large. */
+function arc({ listener, source, weight }, places, most, centre) {
   const [from, to] = [places.get(source), places.get(listener)];
-  const bend = [(from.x + to.x) / 2 + (cx - (from.x + to.x) / 2) * 0.55, (from.y + to.y) / 2 + (cy - (from.y + to.y) / 2) * 0.55];
+  const bend = bent(from, to, centre);
   const share = weight / most;
   return s(
     "path",
@@ -72,6 +73,13 @@ function arc({ listener, source, weight }, places, most, [cx, cy]) {
     },
     s("title", {}, `${listener} listens to ${source}: ${percent(weight, 1)}`),
   );
+}
+
+/** Return the point that pulls a curve towards the middle, and to the right of its way. */
+function bent(from, to, [cx, cy]) {
+  const [x, y] = [(from.x + to.x) / 2, (from.y + to.y) / 2];
+  const far = Math.hypot(to.x - from.x, to.y - from.y) || 1;
+  return [x + (cx - x) * PULL - ((to.y - from.y) / far) * APART, y + (cy - y) * PULL + ((to.x - from.x) / far) * APART];
 }
 
 /** Return a function that names a symbol, on narrow charts without the quote that all have in common. */

@@ -130,7 +130,7 @@ function entry(one, context) {
       ["Bars", `${count(one.num_bars, "bar")}, ${instant(one.start)} to ${instant(one.end)}`],
       ["Drift", figure(one.drift)],
       ["Volatility", figure(one.volatility)],
-      ["Strength", percent(one.strength, 0)],
+      ["Strength", figure(one.strength)],
       ["Id", h("code", {}, one.id)],
     ]),
     h("div", { class: "actions" }, h("span", { class: "space" }), forget(one, context)),

@@ -8,6 +8,7 @@ import { symbolAddress } from "../router.js";
 import { empty } from "../states.js";
 
 const STRONGEST = 8;
+const MOST_DRAWN = 1500; // more are a blot and slow to draw
 const FIRST_LINKS_PER_ASSET = 3;
 
 /** Make the view. */
@@ -38,7 +39,7 @@ export function graphView(context) {
 
   const draw = () => {
     const { symbols } = state.data;
-    const links = state.links.filter((link) => link.weight >= state.threshold);
+    const links = state.links.filter((link) => link.weight >= state.threshold).slice(0, MOST_DRAWN);
     output.textContent = percent(state.threshold, 0);
     chart.show({ symbols, links, most: state.links[0]?.weight ?? 1, ...listening(state.links) });
     fill(strongest, card("Strongest links", {}, table(state.links.slice(0, STRONGEST))));
@@ -93,8 +94,12 @@ function listening(links) {
 
 function sentence({ links, threshold, data }, symbol) {
   const above = links.filter((link) => link.weight >= threshold);
-  if (symbol === null) return `${count(above.length, "link")} between ${count(data.symbols.length, "asset")}.`;
-  const hears = above.filter((link) => link.listener === symbol).map((link) => `${link.source} ${percent(link.weight, 0)}`);
+  const most = above.length > MOST_DRAWN ? `, of which the strongest ${MOST_DRAWN.toLocaleString("en")} are drawn` : "";
+  if (symbol === null) return `${count(above.length, "link")} between ${count(data.symbols.length, "asset")}${most}.`;
+  const hears = above
+    .filter((link) => link.listener === symbol)
+    .slice(0, STRONGEST)
+    .map((link) => `${link.source} ${percent(link.weight, 0)}`);
   const heard = above.filter((link) => link.source === symbol).length;
   return `${symbol} listens to ${hears.length ? hears.join(", ") : "none of the others"}; ${heard ? count(heard, "asset listens", "assets listen") : "none listens"} to it.`;
 }
