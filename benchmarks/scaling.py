@@ -58,7 +58,7 @@ class ScalingArguments:
     """Symbols, all of the same length."""
     years: float = 5.0
     """Length of the market in minutes' bars."""
-    tasks: int = 48
+    tasks: int = 32
     """Tasks of each real run."""
     check: bool = True
     """Compare the model with real clusters."""
@@ -166,7 +166,7 @@ def main(arguments: ScalingArguments) -> int:
     """Run the benchmark and return the exit code."""
     begun = time.monotonic()
     costs, features = measure_files(quick=arguments.quick)
-    costs = measure_scheduler(costs, 16 if arguments.quick else 100)
+    costs = measure_scheduler(costs, 16 if arguments.quick else 40)
     bars = [
         Bar("microseconds of a worker a row", 1e6 * costs.row, note=f"{features} features"),
         Bar("milliseconds of a worker a file", 1e3 * costs.file),

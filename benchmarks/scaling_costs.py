@@ -25,7 +25,7 @@ from cryptoml.features.store.work_items import WorkItem, symbol_items
 __all__ = ["CPUS_PER_NODE", "Costs", "measure_files", "measure_scheduler", "real_run"]
 
 CPUS_PER_NODE = 2
-TRIES = 3
+TRIES = 2
 CALLS = 500
 STORE_BYTES = 1 << 27
 

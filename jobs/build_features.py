@@ -6,6 +6,7 @@ Runs on a private Ray cluster on this machine, or on the one that RAY_ADDRESS na
 """
 
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Literal
@@ -15,7 +16,7 @@ import tyro
 from cryptoml.errors import ConfigError
 from cryptoml.features.engineer import AdvancedFeatureEngineer
 from cryptoml.features.store import FeatureLakeReport, build_feature_lake, category_table, describe_features
-from jobs.command_line import run
+from jobs.command_line import run, write_result
 
 __all__ = ["FeaturesArguments", "main"]
 
@@ -24,8 +25,9 @@ __all__ = ["FeaturesArguments", "main"]
 class FeaturesArguments:
     """Compute the features of a lake's candles and tables; running it again computes only what is missing or has changed.
 
-    Writes OUT/features/timeframe=1h/symbol=BTCUSDT/*.parquet, OUT/cross_section/timeframe=1h/*.parquet, and
-    OUT/features/timeframe=1h/_status.csv: one row per file. A file that cannot be built is named, and the others go on.
+    Writes OUT/features/timeframe=1h/symbol=BTCUSDT/*.parquet, OUT/cross_section/timeframe=1h/*.parquet,
+    OUT/features/timeframe=1h/_status.csv with one row per file, and OUT/result.json. A file that cannot be built is named,
+    and the others go on.
 
     Exit code: 0 all is up to date, 1 some files failed, 2 nothing could be done, 130 interrupted.
     """
@@ -61,9 +63,18 @@ def main(arguments: FeaturesArguments) -> int:
     engineer = _engineer(arguments)
     report = _build(arguments, engineer)
     sys.stdout.write(f"{report.to_text()}\n")
+    _record(arguments.out, report)
     if arguments.describe:
         sys.stdout.write(_description(arguments.out, engineer))
     return 1 if report.failed else 0
+
+
+def _record(out: str, report: FeatureLakeReport) -> None:
+    """Write OUT/result.json."""
+    files = Counter(status.outcome for status in report.statuses)
+    failed = [{"symbol": status.symbol, "path": status.path, "error": status.error} for status in report.failed]
+    rows = sum(status.rows for status in report.statuses)
+    write_result(out, job="build_features", complete=not failed, files=dict(files), rows=rows, failed=failed)
 
 
 def _description(out: str, engineer: AdvancedFeatureEngineer) -> str:

@@ -1,18 +1,19 @@
-"""What every job's command line does: parse, set up logging, turn an expected error into one line and an exit code."""
+"""What every job does around its work: parse, log, turn an expected error into one line and an exit code, leave a result file."""
 
+import json
 import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 from pydantic import ValidationError
 
-from cryptoml.data.storage import is_overload
+from cryptoml.data.storage import is_overload, open_storage
 from cryptoml.errors import CryptomlError
 
-__all__ = ["run"]
+__all__ = ["run", "write_result"]
 
 EXIT_ERROR = 2
 WAITS = (5.0, 10.0, 20.0, 40.0)
@@ -49,6 +50,11 @@ def run(main: Callable[[_Config], int | None], config_class: type[_Config], argu
         return _end(f"error: {_first_fault(error)}", EXIT_ERROR)
     except KeyboardInterrupt:
         return _end("interrupted; run the same command again to go on", EXIT_INTERRUPTED)
+
+
+def write_result(out: str, **result: Any) -> None:
+    """Publish OUT/result.json, for programs."""
+    open_storage(out).publish("result.json", (json.dumps(result, indent=2, default=str) + "\n").encode())
 
 
 def _patiently(main: Callable[[_Config], int | None], config: _Config) -> int:

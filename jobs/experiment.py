@@ -3,7 +3,6 @@
 Each job goes as far as its own stage and leaves it in the run folder, where the next one finds it: tune, train, evaluate.
 """
 
-import json
 import os
 import sys
 import time
@@ -17,7 +16,7 @@ from cryptoml.config import ExperimentConfig, Preset, load_config, preset
 from cryptoml.data.storage import open_storage
 from cryptoml.pipeline import Market, Pipeline, Stages, open_market, plan_folds
 
-__all__ = ["ExperimentArguments", "clear_storage", "open_stages", "read_data", "run_stage", "say", "write_result"]
+__all__ = ["ExperimentArguments", "clear_storage", "open_stages", "read_data", "run_stage", "say"]
 
 NOISE = "worker processes have been started"
 """Ray's remark that side-by-side training runs need several processes; Ray reads the setting when it is imported."""
@@ -133,11 +132,6 @@ def read_data(arguments: ExperimentArguments, config: ExperimentConfig) -> Marke
     if market.synthetic is None:
         say(market.health.to_text())
     return market
-
-
-def write_result(out: str, **result: Any) -> None:
-    """Publish OUT/result.json, for programs."""
-    open_storage(out).publish("result.json", (json.dumps(result, indent=2, default=str) + "\n").encode())
 
 
 def say(text: str) -> None:

@@ -19,7 +19,7 @@ from cryptoml.data.ingest import IngestReport, ingest_exchange, ingest_files
 from cryptoml.data.lake import Lake
 from cryptoml.data.storage import open_storage
 from cryptoml.errors import ConfigError
-from jobs.command_line import run
+from jobs.command_line import run, write_result
 
 __all__ = ["IngestConfig", "main"]
 
@@ -27,6 +27,8 @@ __all__ = ["IngestConfig", "main"]
 @dataclass(frozen=True)
 class IngestConfig:
     """Bring market data into a lake, from an exchange or from files; running it again adds only what is missing.
+
+    Writes LAKE/result.json: rows added, replaced and refused, and the health of every symbol.
 
     Exit code: 0 all went well, 1 some sources failed, 2 nothing could be done.
     """
@@ -65,6 +67,7 @@ def main(config: IngestConfig) -> int:
     """Run the ingest, print its report to stdout, and return the exit code."""
     report = _ingest(config)
     sys.stdout.write(f"{report.to_text()}\n")
+    write_result(config.lake, job="ingest_data", exit_code=report.exit_code, **report.to_dict())
     return report.exit_code
 
 

@@ -14,8 +14,8 @@ from cryptoml.models.bundle import Bundle, load_bundle
 from cryptoml.models.registry import Registry
 from cryptoml.pipeline import Pipeline, Stages
 from cryptoml.update import Update, UpdateConfig, update
-from jobs.command_line import run
-from jobs.experiment import ExperimentArguments, clear_storage, open_stages, read_data, say, write_result
+from jobs.command_line import run, write_result
+from jobs.experiment import ExperimentArguments, clear_storage, open_stages, read_data, say
 
 __all__ = ["UpdateArguments", "main"]
 
