@@ -31,8 +31,8 @@ CHANGES = {
     "market": {"num_assets": 4, "num_bars": 1500},
     "adaptation": {"rehearsals": 0},
 }
-SEED_NOISE = 0.02
-"""Of accuracy and AUC: twice their standard deviation over five seeds of this experiment."""
+SEED_NOISE = {"accuracy": 0.037, "auc": 0.053}
+"""Standard deviations over five seeds of this experiment."""
 Tell = Callable[..., None]
 
 
@@ -47,13 +47,14 @@ class Result:
 
     @property
     def figures(self) -> dict[str, float]:
-        return {name: self.report["ensemble"]["direction"][name]["value"] for name in ("accuracy", "auc")}
+        return {name: self.report["ensemble"]["direction"][name]["value"] for name in SEED_NOISE}
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     with cluster_of_hosts() as found:
         settings = SETTINGS | {name: {**SETTINGS[name], **change} for name, change in CHANGES.items()}
+        settings["shuffled_label_run"] = False
         found.head.path("/tmp/tiny.yaml").write_text(yaml.safe_dump(settings))
         yield found
 
@@ -103,7 +104,7 @@ def require_same(found: Result, wanted: Result) -> str:
     assert {*wanted.trials["number"]} <= {*found.trials["number"]}
     assert found.predictions[["symbol", "timestamp"]].equals(wanted.predictions[["symbol", "timestamp"]])
     for name, value in wanted.figures.items():
-        assert found.figures[name] == pytest.approx(value, abs=SEED_NOISE), name
+        assert found.figures[name] == pytest.approx(value, abs=SEED_NOISE[name]), name
     return "equal" if found.figures == wanted.figures else f"{found.figures} against {wanted.figures}"
 
 
