@@ -133,11 +133,13 @@ class Host:
         return {**given, "HOME": "/tmp/home", "PATH": path, "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", **extra}
 
     def processes(self, title: str) -> list[int]:
-        """Return the machine's ids of the host's processes whose command line holds `title`."""
+        """Return the machine's ids of the host's processes whose command line begins with `title`."""
         mine, found = os.readlink(f"/proc/{self.pid}/ns/pid"), []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
-                if os.readlink(folder / "ns/pid") == mine and title in (folder / "cmdline").read_text().replace("\0", " "):
+                if os.readlink(folder / "ns/pid") == mine and (folder / "cmdline").read_text().replace("\0", " ").startswith(
+                    title
+                ):
                     found.append(int(folder.name))
             except (OSError, UnicodeDecodeError):
                 continue

@@ -185,7 +185,7 @@ def test_worker_host_cut_off_for_a_minute(cluster: Cluster, undisturbed: Result,
 def test_driver_killed_and_submitted_again(cluster: Cluster, undisturbed: Result, tmp_path: Path, told: Tell) -> None:
     first = start(cluster, "killed-driver")
     wait_for_work(cluster, "ray::member")
-    for process in cluster.head.processes("-m jobs.run_pipeline"):
+    for process in cluster.head.processes("python -m jobs.run_pipeline"):
         os.kill(process, signal.SIGKILL)
     first.process.wait(timeout=120)
     assert cluster.state("killed-driver")[0] == "FAILED"
@@ -206,8 +206,9 @@ def test_storage_answers_503_for_20_seconds(cluster: Cluster, undisturbed: Resul
 
 
 def test_worker_disk_full(cluster: Cluster, undisturbed: Result, tmp_path: Path, told: Tell) -> None:
-    cluster.workers[0].fill_disk()
-    found = finish(cluster, start(cluster, "full-disk"), tmp_path)
+    job = start(cluster, "full-disk")
+    wait_for_work(cluster, "ray::FlatMap").fill_disk()
+    found = finish(cluster, job, tmp_path)
     told("a worker's disk is full", found.seconds, undisturbed.seconds, require_same(found, undisturbed))
 
 
