@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -136,13 +136,10 @@ class Host:
         """Return the machine's ids of the host's processes whose command line begins with `title`."""
         mine, found = os.readlink(f"/proc/{self.pid}/ns/pid"), []
         for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                if os.readlink(folder / "ns/pid") == mine and (folder / "cmdline").read_text().replace("\0", " ").startswith(
-                    title
-                ):
+            with suppress(OSError, UnicodeDecodeError):
+                command = (folder / "cmdline").read_text().replace("\0", " ")
+                if command.startswith(title) and os.readlink(folder / "ns/pid") == mine:
                     found.append(int(folder.name))
-            except (OSError, UnicodeDecodeError):
-                continue
         return found
 
     def crash(self) -> None:

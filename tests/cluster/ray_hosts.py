@@ -129,7 +129,7 @@ class Cluster:
         options = ["--head", "--port=6379", "--num-cpus=0", '--resources={"driver": 4}', "--object-store-memory=200000000"]
         options += [f"--dashboard-host={self.head.address}", f"--node-ip-address={self.head.address}", "--block"]
         self.head.spawn(["ray", "start", *options], self.environment, "/tmp/head.log")
-        wait_until(self._dashboard_answers, 90, "the head's start")
+        wait_until(self._dashboard_answers, 180, "the head's start")
 
     def _dashboard_answers(self) -> bool:
         probe = f"import urllib.request as r;r.urlopen('{self.dashboard}/api/version',timeout=2)"
@@ -149,7 +149,7 @@ class Cluster:
         host.start()
         self.start_worker(host)
 
-    def wait_for_nodes(self, count: int, seconds: float = 90) -> None:
+    def wait_for_nodes(self, count: int, seconds: float = 240) -> None:
         """Wait until so many nodes are alive."""
         wait_until(lambda: self.alive_nodes() == count, seconds, f"{count} nodes being alive")
 
