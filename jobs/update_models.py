@@ -4,6 +4,7 @@ The registry keeps every version and its history; going back is `--rollback`.
 """
 
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,8 +33,8 @@ class UpdateArguments(ExperimentArguments):
 
     registry: str
     """Folder of the model versions, local or s3://."""
-    adopt: Path | None = None
-    """Bundle to register and promote, such as runs/first/bundle."""
+    adopt: str | None = None
+    """Bundle to register and promote, local or s3://, such as runs/first/bundle."""
     rollback: bool = False
     """Make the champion before the present one serve again, and do nothing else."""
     update: UpdateConfig = field(default_factory=UpdateConfig)
@@ -49,7 +50,7 @@ def main(arguments: UpdateArguments) -> int:
         say(f"{version} serves again")
         return 0
     if arguments.adopt is not None:
-        return _crown(registry, load_bundle(arguments.adopt), f"adopted from {arguments.adopt}")
+        return _crown(registry, _fetched(arguments.adopt), f"adopted from {open_storage(arguments.adopt).address}")
     with open_stages(arguments) as stages:
         if registry.champion() is None:
             return _crown(registry, _train(arguments, stages, None), "first model")
@@ -71,6 +72,18 @@ def _crown(registry: Registry, bundle: Bundle, reason: str) -> int:
     registry.promote(version, reason=reason)
     say(f"{version} serves now: {reason}")
     return 0
+
+
+def _fetched(address: str) -> Bundle:
+    """Return a bundle from wherever it lies."""
+    storage = open_storage(address)
+    if storage.is_local:
+        return load_bundle(storage.base)
+    with tempfile.TemporaryDirectory() as folder:
+        for file in storage.list_files(recursive=True):
+            (Path(folder) / file).parent.mkdir(parents=True, exist_ok=True)
+            storage.download(file, Path(folder) / file)
+        return load_bundle(folder)
 
 
 def _train(arguments: ExperimentArguments, stages: Stages, instant: pd.Timestamp | None) -> Bundle:

@@ -19,6 +19,7 @@ from jobs.run_pipeline import PipelineArguments
 from jobs.train_ensemble import TrainArguments
 from jobs.tune_models import TuneArguments
 from jobs.update_models import UpdateArguments
+from serve.settings import AppArgs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLUSTER = REPOSITORY / "cluster"
@@ -129,8 +130,13 @@ def test_jobs_are_started_with_flags_that_they_know(command: list[str]) -> None:
 
 def test_every_stage_is_a_job_over_one_run_folder() -> None:
     stages = {job["metadata"]["labels"]["stage"]: job["spec"] for job in of_kind("RayJob")}
-    assert list(stages) == ["featurise", "sweep", "train", "evaluate"]
-    folders = {flag for spec in list(stages.values())[1:] for flag in re.findall(r"--out (\S+)", spec["entrypoint"])}
+    assert list(stages) == ["featurise", "sweep", "train", "evaluate", "adopt"]
+    folders = {
+        flag
+        for name in ("sweep", "train", "evaluate")
+        for spec in [stages[name]]
+        for flag in re.findall(r"--out (\S+)", spec["entrypoint"])
+    }
     assert len(folders) == 1
     for spec in stages.values():
         assert json.loads(spec["entrypointResources"]) == {"driver": 1}, "drivers stay off spot nodes"
@@ -139,10 +145,18 @@ def test_every_stage_is_a_job_over_one_run_folder() -> None:
 def test_inline_serve_config_is_the_one_of_production() -> None:
     (service,) = of_kind("RayService")
     inline = yaml.safe_load(service["spec"]["serveConfigV2"])
-    if not (REPOSITORY / "serve" / "config" / "production.yaml").exists():
-        pytest.skip("serve/config/production.yaml is not there yet")
     given = yaml.safe_load((REPOSITORY / "serve" / "config" / "production.yaml").read_text())
-    assert inline["applications"] == given["applications"]
+    arguments = inline["applications"][0]["args"]
+    for name in ("registry", "state"):
+        assert arguments[name].startswith("s3://"), "no volume is shared"
+        given["applications"][0]["args"][name] = arguments[name]
+    assert inline == given
+    AppArgs.model_validate(arguments)
+    registries = {flag for command in submitted() for flag in re.findall(r"--registry[= ](\S+)", " ".join(command))}
+    assert registries == {arguments["registry"]}, "what jobs promote is what serves"
+    for spec in (service["spec"]["rayClusterConfig"],):
+        mounted = {mount["mountPath"] for container in containers(spec) for mount in container["volumeMounts"]}
+        assert str(Path(arguments["keys"]).parent) in mounted
 
 
 def test_dockerfile_is_pinned_and_without_root() -> None:
