@@ -19,6 +19,7 @@ from cryptoml.errors import BundleError, ConfigError, CryptomlError
 from serve.access import ENVIRONMENT
 from serve.app import AppArgs, build
 from serve.keys import read_keys
+from serve.settings import Batching, Limits
 
 __all__ = ["RunArgs", "main", "newest_bundle"]
 
@@ -39,6 +40,8 @@ class RunArgs(BaseModel):
     port: int = Field(8000, ge=1, le=65535)
     tls_key: Path | None = Field(None, description="PEM file of the private key; with tls_certificate the service speaks TLS")
     tls_certificate: Path | None = Field(None, description="PEM file of the certificate")
+    max_ongoing: int = Field(64, ge=1, description="Requests in work; more are answered 503")
+    batch_size: int = Field(32, ge=1, description="Requests answered from one forecast")
     cpus: int | None = Field(None, ge=1, description="Logical CPUs of the private cluster; all of this machine where absent")
 
 
@@ -82,7 +85,15 @@ def _settings(args: RunArgs) -> AppArgs:
         read_keys(Path(keys))
     elif args.host not in ("127.0.0.1", "localhost", "::1"):
         raise ConfigError(f"keys must be given where others can reach the service: host was {args.host}")
-    return AppArgs(bundle=bundle, registry=args.registry, state=args.state, keys=None if keys is None else str(keys)).resolved()
+    settings = AppArgs(
+        bundle=bundle,
+        registry=args.registry,
+        state=args.state,
+        keys=None if keys is None else str(keys),
+        limits=Limits(max_ongoing=args.max_ongoing),
+        batching=Batching(max_size=args.batch_size),
+    )
+    return settings.resolved()
 
 
 def _listening(args: RunArgs) -> HTTPOptions:
