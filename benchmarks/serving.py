@@ -31,7 +31,7 @@ from cryptoml.live.predictor import Predictor
 __all__ = ["ServingArguments", "main"]
 
 PARTS = ("latency", "batching", "overload", "replay")
-READY_SECONDS = 180.0
+READY_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,8 @@ def measure_latency(arguments: ServingArguments, folder: Path) -> list[Bar]:
     bare_ms = float(np.median(bare) * 1e3)
     return [
         Bar("served less offline, largest probability", difference, most=1e-6),
-        Bar("one request less the bare predict, p50 ms", single.quantile_ms(0.5) - bare_ms, most=12.0, note=f"bare {bare_ms:.1f} ms"),
+        Bar("one request less the bare predict, p50 ms", single.quantile_ms(0.5) - bare_ms, most=12.0,
+            note=f"bare {bare_ms:.1f} ms"),
         Bar("p99 over p50 at 70% of the peak", seventy.quantile_ms(0.99) / seventy.quantile_ms(0.5), most=4.0,
             note=f"p50 {seventy.quantile_ms(0.5):.1f} ms, peak {peak.rate:.0f}/s"),
         Bar("failed requests", single.failed + seventy.failed + peak.failed, most=0),
