@@ -18,7 +18,7 @@ from cryptoml.data.validation.timestamps import infer_timeframe, stamp_column
 from cryptoml.errors import ConfigError, DataError
 from cryptoml.features.public_inputs import REQUIRED
 
-__all__ = ["market_of", "split_symbols", "tidy_candles"]
+__all__ = ["has_symbols", "market_of", "split_symbols", "tidy_candles", "tidy_frames"]
 
 
 def tidy_candles(frame: pd.DataFrame, symbol: str, assume_timezone: str | None = None) -> pd.DataFrame:
@@ -35,6 +35,26 @@ def tidy_candles(frame: pd.DataFrame, symbol: str, assume_timezone: str | None =
         raise DataError(f"candles of {symbol} must have a column {missing[0]!r}, columns were {list(frame.columns)}")
     tidy["timestamp"] = stamp_column(tidy["timestamp"], source=f"candles of {symbol}", assume_timezone=assume_timezone)
     return tidy
+
+
+def tidy_frames(frames: Mapping[str, pd.DataFrame], assume_timezone: str | None = None) -> dict[str, pd.DataFrame]:
+    """Return `tidy_candles` of every symbol, by normalised name.
+
+    Raises:
+        DataError: As `tidy_candles`, or a symbol is there twice.
+    """
+    tidy: dict[str, pd.DataFrame] = {}
+    for given, frame in frames.items():
+        name = normalise_symbol(given)
+        if name in tidy:
+            raise DataError(f"candles hold {name} twice, the second time as {given!r}")
+        tidy[name] = tidy_candles(frame, name, assume_timezone)
+    return tidy
+
+
+def has_symbols(data: pd.DataFrame) -> bool:
+    """Return whether a frame says whose candles its rows are."""
+    return "symbol" in canonical_columns(data.columns, {"symbol": CANDLE_ALIASES["symbol"]})
 
 
 def split_symbols(data: Any, symbols: Sequence[str] = ()) -> dict[str, pd.DataFrame]:

@@ -8,7 +8,7 @@ import pandas as pd
 from cryptoml.data.schema import parse_timeframe, split_symbol
 from cryptoml.features.external_inputs import book_rows, exchange_rows, onchain_rows
 
-__all__ = ["Tables", "merged_tables", "reading_tables", "trimmed_tables"]
+__all__ = ["Tables", "merged_tables", "reading_tables", "tables_of_readings", "trimmed_tables"]
 
 Tables = Mapping[str, Mapping[str, pd.DataFrame]]
 """Table name -> key -> rows, as `Panel.tables`."""
@@ -40,6 +40,33 @@ def reading_tables(
     }
     filled = {name: {key: frame for key, frame in rows.items() if len(frame)} for name, rows in found.items()}
     return {name: rows for name, rows in filled.items() if rows}
+
+
+def tables_of_readings(
+    frames: Mapping[str, pd.DataFrame], readings: Mapping[str, Mapping[str, Any]], timeframe: str, now: Any = None
+) -> Tables:
+    """Return the tables of several symbols' readings, each known from the close of the symbol's last bar.
+
+    Args:
+        frames: Symbol -> tidy candles.
+        readings: Symbol -> `onchain`, `orderbook`, `cross_exchange`, as `reading_tables` takes them.
+        timeframe: Length of a bar.
+        now: A bar that is not closed by then is not the last; the newest of all is where None.
+    """
+    found: dict[str, dict[str, pd.DataFrame]] = {}
+    for name, given in readings.items():
+        last = _last_closed(frames[name], timeframe, now)
+        if last is not None and any(value is not None for value in given.values()):
+            for table, rows in reading_tables(name, last, timeframe, **given).items():
+                found.setdefault(table, {}).update(rows)
+    return found
+
+
+def _last_closed(frame: pd.DataFrame, timeframe: str, now: Any) -> pd.Timestamp | None:
+    stamps = pd.to_datetime(frame["timestamp"], utc=True, errors="coerce").dropna()
+    if now is not None:
+        stamps = stamps[stamps + parse_timeframe(timeframe) <= pd.Timestamp(now)]
+    return stamps.max() if len(stamps) else None
 
 
 def merged_tables(*parts: Tables) -> dict[str, dict[str, pd.DataFrame]]:

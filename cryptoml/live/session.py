@@ -114,6 +114,13 @@ class Session:
         with self._lock:
             self.candles = {symbol: frame.reset_index(drop=True) for symbol, frame in kept.items()}
 
+    def take_over(self, other: "Session") -> None:
+        """Take over what another session of the same symbols remembers, but for adaptations, which belong to its model."""
+        with other.at_rest():
+            self.book.restored(other.book.to_dict())
+            self.candles, self.tables, self.latest = dict(other.candles), other.tables, dict(other.latest)
+            self.log = other.log
+
     @contextmanager
     def at_rest(self) -> Iterator[None]:
         """Hold the memory still for the length of a `with` block."""

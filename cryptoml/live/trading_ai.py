@@ -1,36 +1,27 @@
 """A trading bot's view of a model: train it, ask it, adapt it, keep what it remembers."""
 
 import asyncio
-import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from cryptoml.config import ExperimentConfig
-from cryptoml.data.panel import Panel
 from cryptoml.data.schema import normalise_symbol, parse_timeframe
-from cryptoml.errors import BundleError, ConfigError, DataError
+from cryptoml.errors import BundleError, ConfigError
 from cryptoml.live.adaptation import Adaptation
-from cryptoml.live.candles import market_of, split_symbols, tidy_candles
-from cryptoml.live.outcomes import OutcomeLog
+from cryptoml.live.candles import has_symbols, split_symbols, tidy_candles, tidy_frames
 from cryptoml.live.prediction import Prediction
-from cryptoml.live.predictor import Predictor
-from cryptoml.live.readings import Tables, reading_tables
-from cryptoml.live.schooling import chosen_features, train_bundle
+from cryptoml.live.readings import Tables, tables_of_readings
 from cryptoml.live.session import Session
 from cryptoml.live.settings import LiveSettings
 from cryptoml.live.state import load_session_state, save_session_state, state_versions
 from cryptoml.live.track_record import direction_accuracy, mean_confidence, realised_sharpe_ratio
-from cryptoml.models.bundle import load_bundle
+from cryptoml.live.workshop import Workshop
 from cryptoml.training.config import EpochEnd
 
 __all__ = ["UltimateTradingAI"]
-
-logger = logging.getLogger(__name__)
 
 LEARNING_RATE = 1e-4
 """The rate of `adapt_to_new_regime` that takes the learned step sizes as they are."""
@@ -56,8 +47,7 @@ class UltimateTradingAI:
         self, config: Mapping[str, Any] | None = None, device: Any = None, model_dir: str | Path = "models/ultimate"
     ) -> None:
         self.settings = LiveSettings.of(config)
-        self._device = "cpu" if device is None else str(device)
-        self._model_dir = Path(model_dir)
+        self._workshop = Workshop(self.settings, "cpu" if device is None else str(device), Path(model_dir))
         self._session: Session | None = None
         self._learning = threading.Lock()
 
@@ -94,7 +84,15 @@ class UltimateTradingAI:
 
         def work() -> dict[str, Any]:
             with self._learning:
-                return self._train(data, symbols or (), epochs, optimize_hyperparams, on_epoch_end, stop.is_set)
+                self._session, history = self._workshop.train(
+                    data,
+                    symbols or (),
+                    epochs=epochs,
+                    optimize=optimize_hyperparams,
+                    on_epoch_end=on_epoch_end,
+                    should_stop=stop.is_set,
+                )
+            return history
 
         try:
             return await asyncio.to_thread(work)
@@ -168,7 +166,8 @@ class UltimateTradingAI:
         def work() -> dict[str, Prediction]:
             tidy = self._tidy(frames)
             known = {normalise_symbol(name): given for name, given in (readings or {}).items()}
-            return session.predict(tidy, self._tables(tidy, known, session, now), tables or {}, now=now, explain=explain)
+            told = tables_of_readings(tidy, known, session.predictor.timeframe, now)
+            return session.predict(tidy, told, tables or {}, now=now, explain=explain)
 
         found = await asyncio.to_thread(work)
         return {symbol: dict(vars(one)) for symbol, one in found.items()}
@@ -243,13 +242,43 @@ class UltimateTradingAI:
 
         return await asyncio.to_thread(work)
 
+    async def learn_continually(
+        self, data: Any, symbols: Sequence[str] | None = None, *, judge_bars: int | None = None
+    ) -> dict[str, Any]:
+        """Teach the model its newest bars without forgetting the old (elastic weight consolidation and replay).
+
+        The step makes a challenger, which serves from then on only if its loss is lower beyond noise on the newest bars, which
+        neither model has seen. Positions and remembered data are kept; adaptations belong to the model that they were learned
+        with.
+
+        Args:
+            data: All history, as `train_from_historical_data` takes it, with the bars since training.
+            symbols: All that the data holds where None.
+            judge_bars: Newest bars to judge by; the preset's number where None.
+
+        Returns:
+            `method`, `reason`, `promoted`, `drift`, `duel` (losses, interval, forgetting per regime) and `bars`.
+
+        Raises:
+            BundleError: No model is loaded.
+            DataError: The candles cannot be used, or too few are new.
+        """
+        self._loaded()
+
+        def work() -> dict[str, Any]:
+            with self._learning:
+                self._session, done = self._workshop.renew(self._loaded(), data, symbols or (), judge_bars)
+            return done.row()
+
+        return await asyncio.to_thread(work)
+
     def save_state(self) -> Path:
         """Keep positions, adaptations, candles and readings as a new version in `model_dir/state`; return its folder.
 
         Raises:
             BundleError: No model is loaded, or the folder cannot be written.
         """
-        return save_session_state(self._model_dir / "state", self._loaded())
+        return save_session_state(self._workshop.states, self._loaded())
 
     def load_state(self) -> None:
         """Load the model of `model_dir` and the newest state there, if any.
@@ -257,8 +286,8 @@ class UltimateTradingAI:
         Raises:
             BundleError: There is no model, or model, state or log are damaged; the message names file and field.
         """
-        session = self._open()
-        versions = state_versions(self._model_dir / "state")
+        session = self._workshop.open()
+        versions = state_versions(self._workshop.states)
         if versions:
             load_session_state(versions[-1], session)
         self._session = session
@@ -283,54 +312,9 @@ class UltimateTradingAI:
                 "num_predictions": len(log),
                 "avg_confidence": mean_confidence(log),
                 "active_symbols": len({one.symbol for one in log.forecasts}),
-                "device": self._device,
+                "device": self._workshop.device,
                 "model_parameters": session.predictor.num_parameters,
             }
-
-    def _train(
-        self,
-        data: Any,
-        symbols: Sequence[str],
-        epochs: int | None,
-        optimize: bool,
-        on_epoch_end: Callable[[str, EpochEnd], object] | None,
-        should_stop: Callable[[], bool],
-    ) -> dict[str, Any]:
-        settings = self.settings
-        market = market_of(data, symbols, timeframe=settings.timeframe, assume_timezone=settings.assume_timezone)
-        if market.health.reasons() or market.health.file_errors:
-            logger.warning("historical data:\n%s", market.health.to_text())
-        config = self._experiment(market.panel, epochs)
-        history = train_bundle(
-            market,
-            config,
-            self._model_dir,
-            device=self._device,
-            optimize=optimize,
-            on_epoch_end=on_epoch_end,
-            should_stop=should_stop,
-        )
-        session = self._open()
-        session.recall(market.panel)
-        self._session = session
-        return history
-
-    def _experiment(self, panel: Panel, epochs: int | None) -> ExperimentConfig:
-        config, size = self.settings.base_experiment, self.settings.input_size
-        if epochs is not None:
-            config = config.updated(training={"max_epochs": epochs})
-        return config if size is None else config.updated(features={"include": chosen_features(panel, size)})
-
-    def _open(self) -> Session:
-        """Return a new session of the model in `model_dir`, with the log of what was forecast before."""
-        nested = self._model_dir / "bundle"
-        bundle = load_bundle(nested if nested.is_dir() else self._model_dir)
-        trading = self.settings.trading_over(bundle.trading_config)
-        adaptation, rate_scale = self.settings.adaptation_over(bundle.adaptation_config)
-        bundle = replace(bundle, adaptation_config=adaptation.model_dump(mode="json"))
-        predictor = Predictor(bundle, trading=trading, max_age_bars=self.settings.max_age_bars, device=self._device)
-        log = OutcomeLog(self._model_dir / f"outcomes-{bundle.timeframe}.jsonl", bundle.timeframe)
-        return Session(predictor, log, rate_scale)
 
     def _loaded(self) -> Session:
         if self._session is None:
@@ -338,28 +322,10 @@ class UltimateTradingAI:
         return self._session
 
     def _tidy(self, frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-        tidy: dict[str, pd.DataFrame] = {}
-        for given, frame in frames.items():
-            name = normalise_symbol(given)
-            if name in tidy:
-                raise DataError(f"candles hold {name} twice, the second time as {given!r}")
-            tidy[name] = tidy_candles(frame, name, self.settings.assume_timezone)
-        return tidy
-
-    def _tables(
-        self, frames: Mapping[str, pd.DataFrame], readings: Mapping[str, Mapping[str, Any]], session: Session, now: Any
-    ) -> Tables:
-        """Return the readings of each symbol as tables, those without a history known from the close of its last bar."""
-        found: dict[str, dict[str, pd.DataFrame]] = {}
-        for name, given in readings.items():
-            last = _last_closed(frames[name], session.predictor.timeframe, now)
-            if last is not None and any(value is not None for value in given.values()):
-                for table, rows in reading_tables(name, last, session.predictor.timeframe, **given).items():
-                    found.setdefault(table, {}).update(rows)
-        return found
+        return tidy_frames(frames, self.settings.assume_timezone)
 
     def _recent(self, session: Session, data: Any, symbol: str | None) -> dict[str, pd.DataFrame]:
-        if isinstance(data, pd.DataFrame) and symbol is None and "symbol" not in data.columns:
+        if isinstance(data, pd.DataFrame) and symbol is None and not has_symbols(data):
             symbol = session.owner_of(tidy_candles(data, "recent data", self.settings.assume_timezone))
         return self._tidy(split_symbols(data, [] if symbol is None else [symbol]))
 
@@ -367,11 +333,3 @@ class UltimateTradingAI:
         step = parse_timeframe(self._loaded().predictor.timeframe)
         assert prediction.available_at is not None
         return bool((pd.Timestamp(now) - prediction.available_at) // step > self.settings.max_age_bars)
-
-
-def _last_closed(frame: pd.DataFrame, timeframe: str, now: Any) -> pd.Timestamp | None:
-    """Return the open of the last bar that is closed at an instant, the newest of all where None."""
-    stamps = pd.to_datetime(frame["timestamp"], utc=True, errors="coerce").dropna()
-    if now is not None:
-        stamps = stamps[stamps + parse_timeframe(timeframe) <= pd.Timestamp(now)]
-    return stamps.max() if len(stamps) else None

@@ -79,7 +79,8 @@ def renew(
     members = []
     for member, weight in zip(ensemble.members, ensemble.weights, strict=True):
         if weight > 0:
-            known, fresh = (_loader(features, targets, target_config, member, span, config) for span in (old, new))
+            chunk_bars = min(_chunk_bars(member, span, config) for span in (old, new))  # one shape, for the memory
+            known, fresh = (_loader(features, targets, target_config, member, span, config, chunk_bars) for span in (old, new))
             member = _renewed(member, known, fresh, config)
         members.append(member)
     return replace(ensemble, members=members)
@@ -112,14 +113,26 @@ def _pair(batch: Batch) -> tuple[Any, Any]:
     return (batch.features, batch.mask), (batch.targets, batch.origin_mask)
 
 
+def _chunk_bars(member: Forecaster, span: Span, config: RenewalConfig) -> int:
+    """Return the length of chunks that a span can hold."""
+    lookback = member.config.lookback
+    bars = span.stop - max(0, span.start - lookback + 1)
+    if bars <= lookback:
+        raise DataError(f"a continual step needs more than {lookback} bars, has {bars}")
+    return min(max(config.chunk_bars, 2 * lookback), bars)
+
+
 def _loader(
-    features: np.ndarray, targets: Targets, target_config: TargetConfig, member: Forecaster, span: Span, config: RenewalConfig
+    features: np.ndarray,
+    targets: Targets,
+    target_config: TargetConfig,
+    member: Forecaster,
+    span: Span,
+    config: RenewalConfig,
+    chunk_bars: int,
 ) -> ChunkLoader:
     lookback = member.config.lookback
     start = max(0, span.start - lookback + 1)
-    if span.stop - start <= lookback:
-        raise DataError(f"a continual step needs more than {lookback} bars, has {span.stop - start}")
-    chunk_bars = min(max(config.chunk_bars, 2 * lookback), span.stop - start)
     spans = chunk_spans(features.shape[1], chunk_bars, lookback, start=start, stop=span.stop)
     return ChunkLoader(
         features, targets, spans, batch_size=config.batch_size, target_config=target_config, shuffle=True, seed=config.seed

@@ -169,6 +169,25 @@ def test_keys_shape_the_model(panel: Panel, tmp_path: Path) -> None:
     assert bundle.trading_config["stop_loss_pct"] == 0.02
 
 
+@pytest.mark.parametrize("promoted", [True, False])
+def test_a_continual_step_serves_only_where_it_is_better(
+    panel: Panel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, promoted: bool
+) -> None:
+    monkeypatch.setattr("cryptoml.update.Duel.won", property(lambda self: promoted))
+    keys = {"memory_size": 3, "importance_weight": 2.0}
+    ai, _ = train(tmp_path, panel.slice_time(None, 700), keys, epochs=1)
+    asyncio.run(ai.predict_all({symbol: panel.frame(symbol) for symbol in SYMBOLS}))
+    held, before = ai.target_positions(), load_bundle(tmp_path / "bundle")
+    done = asyncio.run(ai.learn_continually(panel, list(SYMBOLS), judge_bars=48))
+    after = load_bundle(tmp_path / "bundle")
+    assert (done["method"], done["promoted"]) == ("continual", promoted)
+    assert set(done["duel"]) >= {"champion", "challenger", "difference", "forgetting"}
+    assert (after.known_until > before.known_until) == promoted
+    assert ai.target_positions() == held
+    assert asyncio.run(ai.predict_all({symbol: panel.frame(symbol).tail(3) for symbol in SYMBOLS}))
+    assert ai.get_performance_report()["num_predictions"] == 3
+
+
 def test_input_size_counts_features_that_the_data_fills(panel: Panel) -> None:
     names = chosen_features(panel, 150)
     assert len(set(names)) == 150

@@ -1,0 +1,99 @@
+"""Where a bot's models are made, renewed and opened: one folder, one set of settings."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cryptoml.config import ExperimentConfig
+from cryptoml.data.market import Market
+from cryptoml.data.panel import Panel
+from cryptoml.live.candles import market_of
+from cryptoml.live.outcomes import OutcomeLog
+from cryptoml.live.predictor import Predictor
+from cryptoml.live.renewing import renew_bundle
+from cryptoml.live.schooling import chosen_features, train_bundle
+from cryptoml.live.session import Session
+from cryptoml.live.settings import LiveSettings
+from cryptoml.models.bundle import load_bundle
+from cryptoml.update import Update, UpdateConfig
+
+__all__ = ["Workshop"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Makes sessions of the model in a folder.
+
+    Attributes:
+        settings: Of the bot.
+        device: Where models run and are trained.
+        folder: Holds `bundle`, `state` and the log of outcomes; or is a bundle itself.
+    """
+
+    settings: LiveSettings
+    device: str
+    folder: Path
+
+    @property
+    def states(self) -> Path:
+        """Where versions of a session's memory lie."""
+        return self.folder / "state"
+
+    def open(self) -> Session:
+        """Return a new session of the model, with the log of what was forecast before.
+
+        Raises:
+            BundleError: There is no model, or it or the log is damaged.
+        """
+        nested = self.folder / "bundle"
+        bundle = load_bundle(nested if nested.is_dir() else self.folder)
+        trading = self.settings.trading_over(bundle.trading_config)
+        adaptation, rate_scale = self.settings.adaptation_over(bundle.adaptation_config)
+        bundle = replace(bundle, adaptation_config=adaptation.model_dump(mode="json"))
+        predictor = Predictor(bundle, trading=trading, max_age_bars=self.settings.max_age_bars, device=self.device)
+        log = OutcomeLog(self.folder / f"outcomes-{bundle.timeframe}.jsonl", bundle.timeframe)
+        return Session(predictor, log, rate_scale)
+
+    def train(self, data: Any, symbols: Sequence[str], *, epochs: int | None, **options: Any) -> tuple[Session, dict[str, Any]]:
+        """Train a model, and return a session of it that remembers the newest bars, and the history.
+
+        Args:
+            data: As for `market_of`.
+            symbols: Likewise.
+            epochs: At most; the settings' number where None.
+            options: As for `train_bundle`.
+        """
+        market = self._market(data, symbols)
+        history = train_bundle(market, self._experiment(market.panel, epochs), self.folder, device=self.device, **options)
+        session = self.open()
+        session.recall(market.panel)
+        return session, history
+
+    def renew(self, present: Session, data: Any, symbols: Sequence[str], judge_bars: int | None) -> tuple[Session, Update]:
+        """Take a continual step, and return the session to go on with: a new one where the step was promoted."""
+        rules = UpdateConfig(renewal=self.settings.base_experiment.renewal)
+        if judge_bars is not None:
+            rules = rules.model_copy(update={"judge_bars": judge_bars})
+        done = renew_bundle(self.folder, self._market(data, symbols), rules)
+        if not done.promoted:
+            return present, done
+        session = self.open()
+        session.take_over(present)
+        return session, done
+
+    def _market(self, data: Any, symbols: Sequence[str]) -> Market:
+        settings = self.settings
+        market = market_of(data, symbols, timeframe=settings.timeframe, assume_timezone=settings.assume_timezone)
+        if market.health.reasons() or market.health.file_errors:
+            logger.warning("historical data:\n%s", market.health.to_text())
+        return market
+
+    def _experiment(self, panel: Panel, epochs: int | None) -> ExperimentConfig:
+        config, size = self.settings.base_experiment, self.settings.input_size
+        if epochs is not None:
+            config = config.updated(training={"max_epochs": epochs})
+        return config if size is None else config.updated(features={"include": chosen_features(panel, size)})
