@@ -136,7 +136,7 @@ class HyperparameterOptimizer:
     ) -> None:
         if n_trials < 1:
             raise ConfigError(f"n_trials must be at least 1, was {n_trials}")
-        settings, loop = search or SearchConfig(pruner="median"), config or TrainingConfig(max_epochs=10)
+        settings, loop = search or SearchConfig(), config or TrainingConfig(max_epochs=10)
         if settings.objectives != ("loss",):
             raise ConfigError(f"objectives must be ('loss',), all that these trials report, were {settings.objectives}")
         self.engine, self.search_space = engine, _space(search_space)
