@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,9 +26,8 @@ HEALTH = {
     "RAY_grpc_client_keepalive_time_ms": "10000",
     "RAY_grpc_client_keepalive_timeout_ms": "10000",
 }
-STATE = "import json,sys;from ray.job_submission import JobSubmissionClient as C;i=C(sys.argv[1]).get_job_info(sys.argv[2]);"
-STATE += "print(json.dumps([i.status,i.driver_exit_code,i.message]))"
-NODES = "import ray;ray.init(address='auto',log_to_driver=False);print(sum(n['Alive'] for n in ray.nodes()))"
+ASK = "import sys,urllib.request as r;q=r.Request(sys.argv[1],headers={'Authorization':'Bearer '+sys.argv[2]});"
+ASK += "print(r.urlopen(q,timeout=20).read().decode())"
 
 
 def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
@@ -129,13 +129,7 @@ class Cluster:
         options = ["--head", "--port=6379", "--num-cpus=0", '--resources={"driver": 4}', "--object-store-memory=200000000"]
         options += [f"--dashboard-host={self.head.address}", f"--node-ip-address={self.head.address}", "--block"]
         self.head.spawn(["ray", "start", *options], self.environment, "/tmp/head.log")
-        wait_until(self._dashboard_answers, 180, "the head's start")
-
-    def _dashboard_answers(self) -> bool:
-        probe = f"import urllib.request as r;r.urlopen('{self.dashboard}/api/version',timeout=2)"
-        wanted = {"RAY_AUTH_MODE": "token"}
-        answer = self.head.run(["python", "-c", probe], wanted)
-        return answer.returncode == 0 or "401" in answer.stderr
+        wait_until(lambda: self.alive_nodes() > 0, 180, "the head's start")
 
     def start_worker(self, host: Host, cpus: int = 2) -> None:
         """Start a worker that comes back whenever it ends, as a supervised one does."""
@@ -154,10 +148,17 @@ class Cluster:
         wait_until(lambda: self.alive_nodes() == count, seconds, f"{count} nodes being alive")
 
     def alive_nodes(self) -> int:
-        """Return how many nodes the head knows to be alive."""
-        found = self.head.run(["python", "-W", "ignore", "-c", NODES], self.environment)
-        lines = found.stdout.split()
-        return int(lines[-1]) if found.returncode == 0 and lines and lines[-1].isdigit() else -1
+        """Return how many nodes the head knows to be alive; -1 where it does not answer."""
+        found = self._ask("/api/v0/nodes")
+        if not found or not found.get("data"):
+            return -1
+        return sum(row["state"] == "ALIVE" for row in found["data"]["result"]["result"])
+
+    def _ask(self, path: str) -> Any:
+        """Return what the dashboard answers; None where it does not. A bare Python asks, which starts within a moment."""
+        command = [sys.executable, "-S", "-c", ASK, f"{self.dashboard}{path}", TOKEN]
+        found = self.head.run(command, {})
+        return json.loads(found.stdout) if found.returncode == 0 else None
 
     def submit(self, name: str, module: str, *arguments: str) -> Job:
         """Submit a job as a user does, with the code and nothing else, and follow it."""
@@ -167,10 +168,9 @@ class Cluster:
         process = self.head.spawn(command, self.environment, f"/tmp/{name}.log")
         return Job(name, self, process, time.monotonic())
 
-    def state(self, name: str) -> list[Any]:
-        """Return status, exit code and message of a job as the cluster knows them."""
-        found = self.head.run(["python", "-W", "ignore", "-c", STATE, self.dashboard, name], self.environment)
-        return json.loads(found.stdout.splitlines()[-1])
+    def status(self, name: str) -> str:
+        """Return the status of a job as the cluster knows it."""
+        return str(self._ask(f"/api/jobs/{name}")["status"])
 
     def fail_s3(self, failing: bool) -> None:
         """Let the S3 server answer 503 to everything, or answer again."""

@@ -188,7 +188,7 @@ def test_driver_killed_and_submitted_again(cluster: Cluster, undisturbed: Result
     for process in cluster.head.processes("python -m jobs.run_pipeline"):
         os.kill(process, signal.SIGKILL)
     first.process.wait(timeout=120)
-    assert cluster.state("killed-driver")[0] == "FAILED"
+    assert cluster.status("killed-driver") == "FAILED"
     again = start(cluster, "second-driver", out="killed-driver")
     again.started = first.started
     found = finish(cluster, again, tmp_path, out="killed-driver")
