@@ -22,6 +22,7 @@ import httpx
 import numpy as np
 import pandas as pd
 import tyro
+import yaml
 
 from benchmarks.bars import Bar, report
 from benchmarks.served_model import BASE, frames_until_now, save_served_bundle
@@ -30,7 +31,7 @@ from cryptoml.live.predictor import Predictor
 
 __all__ = ["ServingArguments", "main"]
 
-PARTS = ("latency", "batching", "overload", "replay")
+PARTS = ("latency", "batching", "overload", "replay", "autoscaling")
 READY_SECONDS = 300.0
 
 
@@ -39,7 +40,7 @@ class ServingArguments:
     """Measure the served ensemble.
 
     Attributes:
-        parts: Which of latency, batching, overload and replay to run; all by default.
+        parts: Which of latency, batching, overload, replay and autoscaling to run; all by default.
         assets: Symbols of the model under load.
         replayed: Symbols of the model whose bars are replayed.
         seconds: Length of each closed loop.
@@ -82,12 +83,40 @@ class Loop:
 @contextmanager
 def service(bundle: Path, state: Path, **settings: Any) -> Iterator[tuple[str, subprocess.Popen]]:
     """Run the application on a private Ray of this machine, and give its address and its process."""
-    port, folder = _free_port(), Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))  # Ray's sockets want a short path
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    port = _free_port()
     options = [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    command = [sys.executable, "-m", "serve.run", "--bundle", str(bundle), "--state", str(state), "--port", str(port), *options]
+    with _running(command, port) as running:
+        yield running
+
+
+@contextmanager
+def scaling_service(bundle: Path, folder: Path) -> Iterator[tuple[str, subprocess.Popen]]:
+    """Run it from a config file, as `serve run` does, with one to three replicas of the feature deployment."""
+    port, folder = _free_port(), folder.resolve()
+    scaling = {"min_replicas": 1, "max_replicas": 3, "target_ongoing_requests": 4, "upscale_delay_s": 1, "downscale_delay_s": 3}
+    scaling |= {"metrics_interval_s": 0.5, "look_back_period_s": 2}
+    application = {
+        "name": "cryptoml",
+        "import_path": "serve.app:build",
+        "route_prefix": "/",
+        "args": {"bundle": str(bundle.resolve()), "state": str(folder / "scaling")},
+        "deployments": [{"name": "Features", "autoscaling_config": scaling, "ray_actor_options": {"num_cpus": 0}}],
+    }
+    config = folder / "scaling.yaml"
+    config.write_text(yaml.safe_dump({"http_options": {"host": "127.0.0.1", "port": port}, "applications": [application]}))
+    with _running([str(Path(sys.executable).with_name("serve")), "run", str(config)], port) as running:
+        yield running
+
+
+@contextmanager
+def _running(command: list[str], port: int) -> Iterator[tuple[str, subprocess.Popen]]:
+    folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))  # Ray's sockets want a short path
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "serve.run", "--bundle", str(bundle), "--state", str(state), "--port", str(port), *options],
-        env=environment | {"RAY_TMPDIR": str(folder)},
+        command,
+        env=environment | {"RAY_TMPDIR": str(folder), "PYTHONPATH": os.getcwd()},
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
@@ -258,6 +287,39 @@ def measure_replay(arguments: ServingArguments, folder: Path) -> list[Bar]:
     ]
 
 
+def measure_autoscaling(arguments: ServingArguments, folder: Path) -> list[Bar]:
+    """Let the load rise and fall, and count the replicas of the feature deployment each second."""
+    bundle, frames = save_served_bundle(folder / "model", arguments.assets), frames_until_now(arguments.assets)
+    with scaling_service(bundle, folder) as (address, process):
+        _fill(address, frames)
+        trace, failed = [], 0
+        for clients, rounds in ((1, 5), (32, 40), (1, 40)):
+            for _ in range(rounds):
+                failed += ask(address, clients, 1.0, list(frames)).failed
+                trace.append(_replicas(process.pid, "Features"))
+                if clients == 1 and trace[-1] == 1 and max(trace) > 1:
+                    break
+    note = "replicas by second: " + " ".join(map(str, trace))
+    return [
+        Bar("most replicas under load", max(trace), least=2, note=note),
+        Bar("replicas when the load is gone", trace[-1], most=1),
+        Bar("failed requests", failed, most=0),
+    ]
+
+
+def _replicas(root: int, deployment: str) -> int:
+    """Count the processes of a deployment's replicas."""
+    name = f"ServeReplica:cryptoml:{deployment}".encode()
+    return sum(name in _read(Path(f"/proc/{number}/cmdline")) for number in _family(root))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
 def _fill(address: str, frames: dict[str, pd.DataFrame]) -> None:
     with ServiceClient(address, timeout_s=60) as client:
         for symbol, frame in frames.items():
@@ -265,26 +327,27 @@ def _fill(address: str, frames: dict[str, pd.DataFrame]) -> None:
 
 
 def _replica_megabytes(root: int) -> float:
-    """Return the resident memory of all processes that the service started."""
+    """Return the resident memory of all replicas that the service started."""
+    return sum(_resident_kb(number) for number in _family(root)) / 1024
+
+
+def _family(root: int) -> set[int]:
+    """Return a process and all that descend from it."""
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
+        text = _read(stat).decode(errors="replace")
+        if text:
+            parents[int(stat.parent.name)] = int(text.rpartition(")")[2].split()[1])
     family, grown = {root}, True
     while grown:
         more = {child for child, parent in parents.items() if parent in family} - family
         family, grown = family | more, bool(more)
-    return sum(_resident_kb(number) for number in family) / 1024
+    return family
 
 
 def _resident_kb(number: int) -> int:
-    try:
-        lines = Path(f"/proc/{number}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    is_replica = any(line.startswith("Name:") and "ray::Serve" in line for line in lines)
+    lines = _read(Path(f"/proc/{number}/status")).decode(errors="replace").splitlines()
+    is_replica = b"ServeReplica" in _read(Path(f"/proc/{number}/cmdline"))
     return next((int(line.split()[1]) for line in lines if line.startswith("VmRSS:")), 0) if is_replica else 0
 
 
@@ -308,7 +371,9 @@ def _free_port() -> int:
 
 def main(arguments: ServingArguments) -> int:
     """Run the parts and return 1 where a bar was missed."""
-    measures = {"latency": measure_latency, "batching": measure_batching, "overload": measure_overload, "replay": measure_replay}
+    measures = dict(
+        zip(PARTS, (measure_latency, measure_batching, measure_overload, measure_replay, measure_autoscaling), strict=True)
+    )
     with tempfile.TemporaryDirectory() as folder:
         bars = [bar for part in arguments.parts or PARTS for bar in measures[part](arguments, Path(folder))]
     return report("A served ensemble", bars)
