@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from cryptoml.data.schema import parse_timeframe, split_symbol
+from cryptoml.errors import DataError
 from cryptoml.features.external_inputs import book_rows, exchange_rows, onchain_rows
 
 __all__ = ["Tables", "merged_tables", "reading_tables", "tables_of_readings", "trimmed_tables"]
@@ -52,7 +53,13 @@ def tables_of_readings(
         readings: Symbol -> `onchain`, `orderbook`, `cross_exchange`, as `reading_tables` takes them.
         timeframe: Length of a bar.
         now: A bar that is not closed by then is not the last; the newest of all is where None.
+
+    Raises:
+        DataError: Readings are of a symbol without candles, or not what their table holds.
     """
+    absent = [name for name in readings if name not in frames]
+    if absent:
+        raise DataError(f"readings must be of symbols whose candles are given, {list(frames)}, was {absent[0]}")
     found: dict[str, dict[str, pd.DataFrame]] = {}
     for name, given in readings.items():
         last = _last_closed(frames[name], timeframe, now)
