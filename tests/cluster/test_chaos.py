@@ -152,6 +152,13 @@ def test_same_features_bit_by_bit_after_a_worker_host_is_lost(cluster: Cluster, 
     told("worker host lost, features bit by bit", seconds[1], seconds[0], "equal")
 
 
+def test_whole_pipeline_on_three_hosts(cluster: Cluster, undisturbed: Result, told: Tell) -> None:
+    assert cluster.status("undisturbed") == "SUCCEEDED"
+    assert len(undisturbed.predictions) > 0
+    assert not list(cluster.head.path("/tmp").glob("**/*.safetensors.part")), "nothing half-written remains"
+    told("none", undisturbed.seconds, undisturbed.seconds, str(undisturbed.figures))
+
+
 @pytest.mark.parametrize(
     ("stage", "title"), [("features", "ray::FlatMap"), ("sweep", "ray::ImplicitFunc"), ("training", "ray::member")]
 )
