@@ -26,13 +26,14 @@ export function plotData(view, shown) {
     volume: view.volume[first + place],
   }));
   const last = bars.at(-1);
+  const runs = runsOf(view.regimes, bars);
   return {
-    bars,
+    bars: bars.map((bar) => ({ ...bar, regime: runs.find(({ start, stop }) => start <= bar.slot && bar.slot < stop)?.regime })),
     last,
     step,
     timeOf: (slot) => times[0] + slot * step,
     fan: fanOf(view.forecast, last),
-    runs: runsOf(view.regimes, bars),
+    runs,
     levels: levelsOf(view.signal, last),
   };
 }

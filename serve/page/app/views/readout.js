@@ -2,6 +2,7 @@
 
 import { h } from "../dom.js";
 import { count, figure, instant, percent, price } from "../format.js";
+import { regimeName } from "../parts.js";
 
 /**
  * Return the line.
@@ -19,6 +20,7 @@ export function readout(data, found) {
     ),
     h("span", { data: { sign: Math.sign(change) } }, percent(change, 2, true)),
     h("span", { class: "less" }, h("i", {}, "Vol"), figure(bar.volume, 4)),
+    bar.regime && regimeName(bar.regime),
   ];
 }
 

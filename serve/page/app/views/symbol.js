@@ -5,7 +5,7 @@ import { attentionChart } from "../charts/attention.js";
 import { influenceTable } from "../charts/influence.js";
 import { plotData } from "../charts/plot.js";
 import { fill, h } from "../dom.js";
-import { count, percent, price } from "../format.js";
+import { count, price } from "../format.js";
 import { card, shares } from "../parts.js";
 import { empty } from "../states.js";
 import { adaptButton } from "./adapting.js";
@@ -135,8 +135,8 @@ function barChoice(state, chosen) {
 }
 
 function memberChoice(looks, state, chosen) {
-  const options = looks.map(({ member, weights }, place) =>
-    h("option", { value: place, selected: place === state.member }, `${memberName(member)}, ${percent(weights[0], 0)} newest`),
+  const options = looks.map(({ member }, place) =>
+    h("option", { value: place, selected: place === state.member }, memberName(member)),
   );
   const select = h("select", { "aria-label": "Member of the ensemble", data: { focus: "member" } }, options);
   select.addEventListener("change", () => {
