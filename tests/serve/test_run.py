@@ -122,3 +122,7 @@ def test_real_service_answers_as_offline(address: str, trained: Any, columns: Ca
     assert refused.headers["content-type"] == "application/problem+json"
     assert "after 2024-02-01" in refused.json()["detail"]
     assert httpx.get(f"{address}/openapi.json", timeout=30).status_code == 200
+    page, module = (httpx.get(f"{address}{path}", timeout=30) for path in ("/", "/app/main.js"))
+    assert 'src="app/main.js"' in page.text
+    assert page.headers["content-security-policy"].startswith("default-src 'none'")
+    assert module.headers["content-type"].startswith("text/javascript")
