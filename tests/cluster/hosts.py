@@ -93,7 +93,7 @@ class Host:
         self.init = subprocess.Popen(
             command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL, preexec_fn=_die_with_the_tests
         )
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while not self._booted():
             assert self.init.poll() is None, f"{self.name} did not boot"
             assert time.monotonic() < until, f"{self.name} did not boot in time"

@@ -118,7 +118,7 @@ class Cluster:
         self.store.spawn(redis, {}, "/tmp/redis.log")
         server = ["python", "-m", "tests.cluster.s3_server", self.store.address, "5000", BUCKET, "/tmp/fail"]
         self.store.spawn(server, {}, "/tmp/s3.log")
-        wait_until(self.store.path("/tmp/ready-s3").exists, 60, "the S3 server's start")
+        wait_until(self.store.path("/tmp/ready-s3").exists, 240, "the S3 server's start")
         self.start_head()
         for worker in self.workers:
             self.start_worker(worker)
