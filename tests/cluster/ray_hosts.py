@@ -1,6 +1,7 @@
 """A Ray cluster over hosts: a head that runs drivers and nothing else, workers that come back by themselves, S3 and Redis."""
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -128,7 +129,8 @@ class Cluster:
         """Start the head, and wait until its dashboard answers."""
         options = ["--head", "--port=6379", "--num-cpus=0", '--resources={"driver": 4}', "--object-store-memory=200000000"]
         options += [f"--dashboard-host={self.head.address}", f"--node-ip-address={self.head.address}", "--block"]
-        self.head.spawn(["ray", "start", *options], self.environment, "/tmp/head.log")
+        loop = f"while true; do {shlex.join(['ray', 'start', *options])}; sleep 1; done"  # it ends where a busy machine starts slowly
+        self.head.spawn(["bash", "-c", loop], self.environment, "/tmp/head.log")
         wait_until(lambda: self.alive_nodes() > 0, 180, "the head's start")
 
     def start_worker(self, host: Host, cpus: int = 2) -> None:
