@@ -126,10 +126,10 @@ class Cluster:
         self.wait_for_nodes(1 + len(self.workers))
 
     def start_head(self) -> None:
-        """Start the head, and wait until its dashboard answers."""
+        """Start the head, again where it ends because a busy machine starts slowly, and wait until its dashboard answers."""
         options = ["--head", "--port=6379", "--num-cpus=0", '--resources={"driver": 4}', "--object-store-memory=200000000"]
         options += [f"--dashboard-host={self.head.address}", f"--node-ip-address={self.head.address}", "--block"]
-        loop = f"while true; do {shlex.join(['ray', 'start', *options])}; sleep 1; done"  # it ends where a busy machine starts slowly
+        loop = f"while true; do {shlex.join(['ray', 'start', *options])}; sleep 1; done"
         self.head.spawn(["bash", "-c", loop], self.environment, "/tmp/head.log")
         wait_until(lambda: self.alive_nodes() > 0, 180, "the head's start")
 
