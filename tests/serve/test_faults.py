@@ -1,6 +1,7 @@
 """Faults during load on a real Serve: no answer is wrong, no accepted bar is lost, and with the client's retries none fails."""
 
 import os
+import shutil
 import tempfile
 import threading
 import time
@@ -59,9 +60,18 @@ def served(today: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
         version: {one.symbol: one.direction["UP"] for one in Predictor(bundle).predict(today.frames)}
         for version, bundle in zip(versions, bundles, strict=True)
     }
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as short:
+    short = tempfile.mkdtemp(prefix="r", dir="/tmp")  # Ray's sockets want a short path
+    with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
-        ray.init(address="local", num_cpus=2, _temp_dir=short, log_to_driver=False, include_dashboard=False)
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        ray.init(
+            address="local",
+            num_cpus=2,
+            object_store_memory=1 << 30,
+            include_dashboard=False,
+            log_to_driver=False,
+            _temp_dir=short,
+        )
         try:
             serve.start(http_options=HTTPOptions(host="127.0.0.1", port=port))
             args = AppArgs(registry=str(folder / "registry"), state=str(folder / "state"))
@@ -73,6 +83,7 @@ def served(today: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
             serve.shutdown()
         finally:
             ray.shutdown()
+            shutil.rmtree(short, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
