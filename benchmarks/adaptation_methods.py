@@ -116,7 +116,7 @@ def by_knobs(arena: Arena, start: int, shots: int, *, timed: bool = False) -> tu
         seen = _in_sigmas(arena.trained.ensemble, features).on_bars(slice(LOOKBACK - 1, None))
     ones = np.ones(seen.volatility.shape, np.float32)
     x, y = support_set(seen, ones, arena.known_returns(start, now), TARGETS, config.prior_labels)
-    adapter, outcome = adapt(learner, x, y, TARGETS.quantiles)
+    adapter, outcome = adapt(learner, x, y, TARGETS, caution=config.caution)
     seconds = time.perf_counter() - began
     return arena.loss(now, adapter), outcome.accepted, seconds
 

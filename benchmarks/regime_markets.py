@@ -25,7 +25,7 @@ from cryptoml.training.fold import calibrated, forecast_member, scale_fold
 from cryptoml.training.member import FoldData, MemberConfig, fit_member
 from cryptoml.training.rehearsal import learn_adapter
 
-__all__ = ["LOOKBACK", "Trained", "Unseen", "draw_market", "held_out_market", "train", "unseen_regimes"]
+__all__ = ["LOOKBACK", "Trained", "Unseen", "draw_market", "held_out_market", "train", "train_on", "unseen_regimes"]
 
 NUM_ASSETS, LOOKBACK = 6, 32
 BRIEF, USUAL, LONG = 1.0, 150.0, 200.0
@@ -116,7 +116,11 @@ def draw_market(config: MarketConfig, seed: int) -> tuple[Panel, np.ndarray]:
 
 def train(config: MarketConfig, seed: int, epochs: int, kept: Path | None = None) -> Trained:
     """Train and calibrate on one market, all of it; `kept` is a bundle to save to, or to take the models from."""
-    panel, regimes = draw_market(config, seed)
+    return train_on(*draw_market(config, seed), seed, epochs, kept)
+
+
+def train_on(panel: Panel, regimes: np.ndarray, seed: int, epochs: int, kept: Path | None = None) -> Trained:
+    """Train and calibrate on a panel, as `train` does."""
     engineer = AdvancedFeatureEngineer({"include": CORE_FEATURES})
     features, targets = build_features(panel, engineer), make_targets(panel, TARGETS)
     scaled = scale_fold(features, targets, _fold(panel, targets.label_bars), TARGETS, ScalingConfig())

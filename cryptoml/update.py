@@ -287,7 +287,7 @@ class _Arena:
         targets = self.targets.on_bars(seen.bars)
         support = (self._forecast(base, seen), targets.sigma, targets.log_return)
         x, y = support_set(*support, self.target_config, config.prior_labels)
-        adapter, outcome = adapt(learner, x, y, self.target_config.quantiles)
+        adapter, outcome = adapt(learner, x, y, self.target_config, caution=config.caution)
         logger.info("adaptation: %s", outcome.reason)
         created = pd.Timestamp.now(tz="UTC").isoformat(timespec="seconds")
         return replace(base, ensemble=replace(base.ensemble, adapter=adapter), created_at=created)

@@ -217,7 +217,7 @@ class Predictor:
         if not used.any():
             raise DataError(f"adapting needs {self.history_bars + bars} candles per symbol, {panel.num_bars} bars were given")
         learner = build_learner(self._targets, self._adaptation, self._bundle.adapter, rate_scale=rate_scale)
-        adapter, outcome = adapt(learner, x, y, self._targets.quantiles)
+        adapter, outcome = adapt(learner, x, y, self._targets, caution=self._adaptation.caution)
         first = panel.num_bars - len(used) + int(used.any(dim=1).int().argmax()) + 1
         return Adaptation(
             model=self.version,

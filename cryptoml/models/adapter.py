@@ -26,6 +26,9 @@ _UNITS = {"drift": 2.0, "volatility": 12.0, "strength": 7.0}
 """What a parameter of 1 means: chosen so that gradient steps of 0.01 suit all three."""
 _LIMITS = {"drift": 0.3, "volatility": 1.5, "strength": 1.5}
 """Farthest that an adaptation can go, however wild its support."""
+_NOISE = {"drift": 0.25, "volatility": 1.5, "strength": 0.8}
+"""What a knob is turned by where nothing shifts, per unit of `ForecastAdapter.noise`; rehearsal measures it anew."""
+_SHARPNESS = 4
 _SMALLEST = 1e-12
 
 
@@ -49,10 +52,18 @@ class ForecastAdapter(nn.Module):
     Args:
         horizons: Bars ahead of each return, whose quantiles are moved.
         quantiles: Levels of the quantiles.
+
+    Attributes:
+        noise: Standard deviation of each knob where nothing shifts, times `sqrt(n)` of n independent returns that would
+            have been believed at once.
     """
+
+    noise: Tensor
 
     def __init__(self, horizons: tuple[int, ...], quantiles: tuple[float, ...]) -> None:
         super().__init__()
+        self.horizons = horizons
+        self.register_buffer("noise", torch.tensor([_NOISE[name] for name in KNOBS]))
         self.middle = min(range(len(quantiles)), key=lambda index: abs(quantiles[index] - 0.5))
         roots = torch.tensor(horizons, dtype=torch.float32).sqrt()
         self.knobs = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in KNOBS})
@@ -119,6 +130,24 @@ class ForecastAdapter(nn.Module):
                 raise ValueError(f"{name} must be within {-limit} and {limit}, was {value}")
             share = torch.tensor(value / limit).clamp(-1 + 1e-6, 1 - 1e-6)
             self.knobs[name].copy_(torch.atanh(share) * limit / _UNITS[name])
+
+    def believed(self, knobs: Knobs, noise_scale: float, caution: float) -> Knobs:
+        """Return the knobs with what could be noise taken back.
+
+        A knob k keeps the share `k^4 / (k^4 + s^4)`, `s = caution * noise * noise_scale`: most regimes hardly differ in most
+        respects, and a few differ much, for which a rule linear in the evidence suits neither (compare firm shrinkage, Gao
+        and Bruce 1997).
+
+        Args:
+            knobs: As gradient descent left them.
+            noise_scale: What `noise` is to be multiplied by for the evidence at hand.
+            caution: Multiple of the noise at which half a knob is kept.
+        """
+        kept = []
+        for value, noise in zip(knobs, self.noise.tolist(), strict=True):
+            scale = (caution * noise * noise_scale) ** _SHARPNESS
+            kept.append(value * value**_SHARPNESS / (value**_SHARPNESS + scale + _SMALLEST))
+        return Knobs(*kept)
 
     def turned(self, knobs: Knobs) -> "ForecastAdapter":
         """Return a copy with its knobs set; this one stays as it is. Raises what `turn` raises."""

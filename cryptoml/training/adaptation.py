@@ -33,6 +33,7 @@ __all__ = [
     "adapt_through",
     "adaptation_loss",
     "build_learner",
+    "noise_scale",
     "support_set",
     "support_weights",
 ]
@@ -54,6 +55,7 @@ class AdaptationConfig(BaseModel):
     inner_lr: float = Field(0.01, gt=0, description="Step size of adaptation, from which the learned ones start")
     num_inner_steps: int = Field(5, ge=1, description="Gradient steps of an adaptation")
     prior_labels: float = Field(50.0, ge=0, description="Independent labels that the unadapted forecast counts for")
+    caution: float = Field(2.0, ge=0, description="Multiple of its noise at which half of what a knob was turned by is believed")
     rehearsals: int = Field(150, ge=0, description="Steps of meta-training; 0 leaves it out: bundles have no learned adapter")
     tasks: int = Field(24, ge=1, description="Tasks per step of meta-training")
     learning_rate: float = Field(0.05, gt=0, description="Step size of meta-training at its start")
@@ -149,22 +151,33 @@ def support_set(
 
 
 def adapt(
-    learner: MetaLearningMAML, x: Forecast, y: Weighted, quantiles: Sequence[float]
+    learner: MetaLearningMAML, x: Forecast, y: Weighted, targets: TargetConfig, *, caution: float
 ) -> tuple[ForecastAdapter, AdaptationOutcome]:
     """Turn the knobs for a support set, unless that does worse on held-back parts of it; safe to call concurrently.
 
-    Every fifth of the support is held back in turn. The losses of the outcome are means over independent labels.
+    Every fifth of the support is held back in turn. The losses of the outcome are means over independent labels, before what
+    could be noise is taken back.
 
     Args:
         learner: From `build_learner`.
         x: Normalised forecasts `[shot, asset, ...]` without NaN.
         y: Their labels `[shot, asset, ...]` and `support_weights`.
-        quantiles: Levels of the forecasts.
+        targets: Horizons and quantiles of the forecasts.
+        caution: As in `AdaptationConfig`.
     """
-    adapter, outcome = learner.adapt_and_report(x, y, adaptation_loss(quantiles), every_part=True)
+    adapter, outcome = learner.adapt_and_report(x, y, adaptation_loss(targets.quantiles), every_part=True)
     assert isinstance(adapter, ForecastAdapter)
+    if outcome.accepted:
+        adapter.turn(adapter.believed(adapter.adapted, noise_scale(y[1]["returns"], targets.horizons), caution))
     total = y[1]["returns"].sum().item() or 1.0
-    return adapter, verdict(outcome.loss_before / total, outcome.loss_after / total)
+    found = verdict(outcome.loss_before / total, outcome.loss_after / total)
+    return adapter, found if found.accepted == outcome.accepted else outcome
+
+
+def noise_scale(weights: Float[Tensor, "shot asset horizon"], horizons: Sequence[int]) -> float:
+    """Return `w / sqrt(n)` of n independent returns whose `support_weights` sum to w: noise, shrunk as what it is in."""
+    independent = ((weights > 0) / torch.tensor(horizons, dtype=torch.float32)).sum().item()
+    return weights.sum().item() / max(independent, 1.0) ** 0.5
 
 
 def adapt_through(
@@ -198,7 +211,7 @@ def adapt_through(
         x, y = support_set(predictions.on_bars(seen), sigma, log_return, target_config, config.prior_labels)
         moved = predictions.on_bars(ahead)
         if len(x.direction):
-            adapter, _ = adapt(learner, x, y, target_config.quantiles)
+            adapter, _ = adapt(learner, x, y, target_config, caution=config.caution)
             moved = adapter.apply_to(moved, targets.sigma[:, ahead], target_config.horizons)
         parts.append(moved)
     return Predictions(

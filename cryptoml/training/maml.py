@@ -137,10 +137,10 @@ class MetaLearningMAML(nn.Module):
         losses = []
         with self._kernels(), torch.enable_grad():
             for seen, held in _held_back(shots, every_part):
-                trial = self._descended(take(support_x, seen), take(support_y, seen), loss_fn)
+                trial = self.descended(take(support_x, seen), take(support_y, seen), loss_fn)
                 losses.append(self._losses(trial, take(support_x, held), take(support_y, held), loss_fn))
             outcome = verdict(*(sum(values) for values in zip(*losses, strict=True)))
-            adapted = self._descended(support_x, support_y, loss_fn) if outcome.accepted else copy.deepcopy(self.base_model)
+            adapted = self.descended(support_x, support_y, loss_fn) if outcome.accepted else copy.deepcopy(self.base_model)
         if not all(values.isfinite().all() for values in trained_parameters(adapted).values()):
             adapted = copy.deepcopy(self.base_model)
             outcome = outcome._replace(accepted=False, reason="adapted weights are not finite: base kept")
@@ -248,8 +248,8 @@ class MetaLearningMAML(nn.Module):
                 losses.append(weight * loss_fn(call_with(self.base_model, parameters, query_x), query_y))
         return sum(losses[1:], start=losses[0])
 
-    def _descended(self, x: Examples, y: Any, loss_fn: LossFunction) -> nn.Module:
-        """Return a copy of the base after gradient descent on some examples."""
+    def descended(self, x: Examples, y: Any, loss_fn: LossFunction) -> nn.Module:
+        """Return a copy of the base after gradient descent on some examples, whatever comes of it."""
         model = copy.deepcopy(self.base_model)
         weights = trained_parameters(model)
         rates = self._rates(None if self.log_rates is None else self.log_rates.detach())

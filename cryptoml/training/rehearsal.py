@@ -20,7 +20,7 @@ from cryptoml.data.panel import Panel
 from cryptoml.features.engineer import AdvancedFeatureEngineer, build_features
 from cryptoml.features.scaling import FeatureScaler
 from cryptoml.features.targets import TargetConfig, make_targets
-from cryptoml.models.adapter import forecast_tensors
+from cryptoml.models.adapter import ForecastAdapter, forecast_tensors
 from cryptoml.models.ensemble import Ensemble
 from cryptoml.models.forecaster import Forecast
 from cryptoml.training.adaptation import (
@@ -29,15 +29,19 @@ from cryptoml.training.adaptation import (
     Weighted,
     adaptation_loss,
     build_learner,
+    noise_scale,
     support_weights,
 )
 from cryptoml.training.chunks import normalised_labels
 from cryptoml.training.losses import label_masks
+from cryptoml.training.maml import MetaLearningMAML
 
 __all__ = ["Stage", "learn_adapter", "normalised_stage"]
 
 SHOTS = 50
 FEWEST_SHOTS = 10
+QUIET_TASKS = 48
+"""Adaptations by which noise is measured."""
 AT_A_TURN = 0.5
 """Share of tasks that begin where an invented regime does."""
 
@@ -103,7 +107,35 @@ def learn_adapter(
             batch = _tasks(stages[rng.integers(len(stages))], query_bars, targets, config, rng)
             learner.outer_step(*batch, loss, optimizer)
             schedule.step()
+        calm = normalised_stage(ensemble, panel, np.empty(0, int), engineer, scaler, targets, context_bars)
+        _adapter(learner).effects.requires_grad_(False)
+        _adapter(learner).noise.copy_(_noise(learner, calm, targets, config, rng))
     return {name: value.detach().numpy() for name, value in learner.state_dict().items()}
+
+
+def _adapter(learner: MetaLearningMAML) -> ForecastAdapter:
+    assert isinstance(learner.base_model, ForecastAdapter)
+    return learner.base_model
+
+
+def _noise(
+    learner: MetaLearningMAML, stage: Stage, targets: TargetConfig, config: AdaptationConfig, rng: np.random.Generator
+) -> Tensor:
+    """Return how far each knob is turned on the past as it was, which the models know: the noise of an adaptation."""
+    shots = rng.integers(FEWEST_SHOTS, SHOTS + 1, QUIET_TASKS)
+    starts = rng.integers(0, _last_origin(stage.num_bars, 0, targets), QUIET_TASKS)
+    loss, turned = adaptation_loss(targets.quantiles), []
+    for start, count in zip(starts.tolist(), shots.tolist(), strict=True):
+        origins = torch.arange(start, start + count)[None]
+        everything = torch.ones((), dtype=torch.bool)
+        labels, weights = ({n: v[0] for n, v in one.items()} for one in _support(stage, origins, everything, targets, config))
+        scale = noise_scale(weights["returns"], targets.horizons)
+        if scale > 0:
+            x = Forecast(*(part[0] for part in _at(stage.forecast, origins)))
+            adapter = learner.descended(x, (labels, weights), loss)
+            assert isinstance(adapter, ForecastAdapter)
+            turned.append(torch.tensor(adapter.adapted) / scale)
+    return torch.stack(turned).square().mean(dim=0).sqrt() if turned else _adapter(learner).noise
 
 
 def normalised_stage(

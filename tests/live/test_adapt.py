@@ -41,9 +41,9 @@ def wilder(trained: Any, factor: float = 3.0, drift: float = 0.0, bars: int = 50
 
 def test_wild_bars_widen_what_is_forecast(trained: Any, predictor: Predictor) -> None:
     frames = wilder(trained)
-    began = time.perf_counter()
+    began = time.process_time()
     learned = predictor.adapt(frames)
-    assert time.perf_counter() - began < 2.0
+    assert time.process_time() - began < 2.0
     assert learned.accepted
     assert learned.loss_before is not None
     assert learned.loss_after is not None

@@ -41,7 +41,7 @@ def support(returns: Tensor, signal: Tensor | None = None) -> tuple[Forecast, tu
 
 def adapted(returns: Tensor, signal: Tensor | None = None) -> tuple[Knobs, AdaptationOutcome]:
     x, y = support(returns, signal)
-    adapter, outcome = adapt(build_learner(TARGETS, CONFIG), x, y, TARGETS.quantiles)
+    adapter, outcome = adapt(build_learner(TARGETS, CONFIG), x, y, TARGETS, caution=CONFIG.caution)
     return adapter.adapted, outcome
 
 
@@ -83,7 +83,7 @@ def test_what_does_not_hold_on_held_back_bars_is_refused() -> None:
         assert knobs == Knobs(0.0, 0.0, 0.0)
     x, (labels, weights) = support(noise())
     labels["returns"][0] = float("inf")
-    adapter, outcome = adapt(build_learner(TARGETS, CONFIG), x, (labels, weights), TARGETS.quantiles)
+    adapter, outcome = adapt(build_learner(TARGETS, CONFIG), x, (labels, weights), TARGETS, caution=CONFIG.caution)
     assert not outcome.accepted
     assert adapter.adapted == Knobs(0.0, 0.0, 0.0)
 
@@ -106,7 +106,7 @@ def test_labels_count_by_how_little_they_overlap() -> None:
 def test_rates_scale() -> None:
     x, y = support(2.0 * noise())
     slow, fast = (
-        adapt(build_learner(TARGETS, CONFIG, rate_scale=scale), x, y, TARGETS.quantiles)[0].adapted.volatility
+        adapt(build_learner(TARGETS, CONFIG, rate_scale=scale), x, y, TARGETS, caution=0.0)[0].adapted.volatility
         for scale in (0.1, 1.0)
     )
     assert 0 < slow < 0.5 * fast
@@ -174,3 +174,13 @@ def test_adapting_through_a_span_reads_no_later_bar() -> None:
         left, right = (getattr(one, part.name)[:, : cut - 120 + 1] for one in (before, after))
         np.testing.assert_array_equal(left, right)
     assert not np.array_equal(before.volatility[:, cut - 120 + 24 :], after.volatility[:, cut - 120 + 24 :])
+
+
+def test_what_could_be_noise_is_hardly_believed() -> None:
+    x, y = support(noise(10))
+    timid, rash = (adapt(build_learner(TARGETS, CONFIG), x, y, TARGETS, caution=caution)[0].adapted for caution in (2.0, 0.0))
+    assert all(abs(one) <= abs(other) for one, other in zip(timid, rash, strict=True))
+    assert abs(timid.volatility) <= 0.3 * abs(rash.volatility)
+    x, y = support(4.0 * noise(50))
+    timid, rash = (adapt(build_learner(TARGETS, CONFIG), x, y, TARGETS, caution=caution)[0].adapted for caution in (2.0, 0.0))
+    assert timid.volatility > 0.8 * rash.volatility > 0.2
