@@ -228,6 +228,7 @@ def test_spot_goes_long_alone(user: Any, bundle: Path, candles: dict[str, pd.Dat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_served_model_makes_the_trades_of_its_bundle(user: Any) -> None:
     results = []
     for strategy in ("Follower", "Served"):
@@ -240,6 +241,7 @@ def test_a_served_model_makes_the_trades_of_its_bundle(user: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_dry_run_starts_and_decides_as_the_bundle_does(
     freqtrade: Path, bundle: Path, candles: dict[str, pd.DataFrame], tmp_path: Path
 ) -> None:
