@@ -302,7 +302,7 @@ def test_a_reader_is_told_what_the_key_may_not_do(visit: Any, site: Site) -> Non
     page.get_by_role("textbox", name="API key").fill(site.keys["admin"])
     page.get_by_role("button", name="Use key").click()
     expect(page.get_by_role("dialog")).to_have_count(0)
-    assert page.evaluate("sessionStorage.getItem('cryptoml.key')") == site.keys["admin"]
+    page.wait_for_function("key => sessionStorage.getItem('cryptoml.key') === key", arg=site.keys["admin"])
 
 
 def test_new_bars_and_a_lost_connection_show_by_themselves(visit: Any, site: Site) -> None:
