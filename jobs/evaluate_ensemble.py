@@ -1,32 +1,19 @@
 """Judge the ensemble by a walk-forward that refits per fold, against its baselines and after costs.
 
-Uses the features, the sweep and the fits that earlier jobs on the same OUT left; what is missing is computed first.
+The last stage of `jobs.run_pipeline`, under a name of its own: it uses the features, the sweep and the fits that earlier
+jobs on the same OUT left, and what is missing is computed first.
 """
 
 import sys
-from dataclasses import dataclass
+from functools import partial
 
 from jobs.command_line import run
-from jobs.experiment import ExperimentArguments, run_stage
-from jobs.run_pipeline import evaluate
+from jobs.run_pipeline import PipelineArguments, main
 
-__all__ = ["EvaluateArguments", "main"]
+__all__ = ["evaluate_ensemble"]
 
-
-@dataclass(frozen=True)
-class EvaluateArguments(ExperimentArguments):
-    """Refit per fold, forecast out of sample, and report every figure with its baseline, its interval and its costs.
-
-    Writes OUT/report.html, OUT/report.json, OUT/predictions.parquet, OUT/bundle/ and OUT/result.json. An interrupted run
-    goes on when the same command is given again; a finished one is not repeated.
-    """
-
-
-def main(arguments: EvaluateArguments) -> int:
-    """Run the job; return its exit code."""
-    run_stage(arguments, "evaluate_ensemble", evaluate)
-    return 0
+evaluate_ensemble = partial(main, job="evaluate_ensemble", stages=())
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, EvaluateArguments))
+    sys.exit(run(evaluate_ensemble, PipelineArguments))

@@ -4,6 +4,7 @@ Runs on a private Ray cluster on this machine, or on the one that RAY_ADDRESS na
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +25,9 @@ class PipelineArguments(ExperimentArguments):
     """
 
 
-def main(arguments: PipelineArguments) -> int:
-    """Run the job; return its exit code."""
-    run_stage(arguments, "run_pipeline", evaluate, ["features", "sweep", "fold_"])
+def main(arguments: PipelineArguments, job: str = "run_pipeline", stages: Sequence[str] = ("features", "sweep", "fold_")) -> int:
+    """Run the job; return its exit code. `job` and `stages` are those of `run_stage`."""
+    run_stage(arguments, job, evaluate, stages)
     return 0
 
 
@@ -47,7 +48,9 @@ def show(outcome: Outcome) -> None:
     if control is not None:
         say("shuffled labels: accuracy {accuracy:.3f}, by chance {low:.3f} to {high:.3f}".format(**control))
     if "Built-in market" in extras:
-        say("built-in market: " + ", ".join(f"{label} {value:.3f}" for label, value in extras["Built-in market"].items()))
+        say("planted in the built-in market and found:")
+        for label, value in extras["Built-in market"].items():
+            say(f"  {label:50s} {value:.3f}")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ __all__ = [
     "symbol_breakdown",
     "trading_figures",
     "volatility_figures",
+    "year_breakdown",
 ]
 
 Figures = dict[str, Any]
@@ -179,6 +180,19 @@ def symbol_breakdown(inputs: EvaluationInput, forecasts: Forecasts, account: Acc
         figures["net_return"] = float(account.asset_net[row].sum())
         figures["turnover"] = float(account.asset_turnover[row].sum())
         breakdown[symbol] = figures
+    return breakdown
+
+
+def year_breakdown(inputs: EvaluationInput, forecasts: Forecasts, account: Account) -> dict[str, Figures]:
+    """The main figures of every calendar year (UTC) of the test."""
+    years, breakdown = inputs.test_panel.timestamps.year.to_numpy(), {}
+    for year in np.unique(years):
+        inside = years == year
+        figures = _slice_figures(inputs, forecasts, slice(None), np.broadcast_to(inside, account.position.shape))
+        net = account.net[inside]
+        figures["sharpe_ratio"] = figure(inputs, sharpe_statistic(net, bars_per_year(inputs.panel.timeframe)))
+        figures["net_return"] = float(net.sum())
+        breakdown[str(year)] = figures
     return breakdown
 
 

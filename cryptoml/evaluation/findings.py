@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from cryptoml.data.synthetic import SyntheticMarket
+from cryptoml.data.synthetic import REGIMES, SyntheticMarket
 from cryptoml.evaluation.candidates import EvaluationInput
-from cryptoml.evaluation.classification import accuracy, auc
+from cryptoml.evaluation.classification import accuracy, auc, majority_share
 from cryptoml.evaluation.protocol import Evaluation
 from cryptoml.evaluation.uncertainty import chance_interval
 from cryptoml.models.ensemble import Ensemble
@@ -60,10 +60,10 @@ def ceiling_table(market: SyntheticMarket, inputs: EvaluationInput, ensemble: Ev
     counted = (answers >= 0) & (labels >= 0)
     accuracy = float((answers == labels)[counted].mean())
     return {
-        "accuracy": accuracy,
-        "chance (majority class)": ceiling.majority_share,
-        "ceiling (true state known)": ceiling.accuracy,
-        "share of the way": ceiling.share_of_ceiling(accuracy),
+        "direction: accuracy": accuracy,
+        "direction: chance (majority class)": ceiling.majority_share,
+        "direction: ceiling (true state known)": ceiling.accuracy,
+        "direction: share of the way": ceiling.share_of_ceiling(accuracy),
     }
 
 
@@ -78,14 +78,17 @@ def planted_table(
         ensemble: Its forecasts of the regime are compared with the true state of the market.
         graph: Weight with which each asset (row) listens to each (column); None leaves the edges out.
     """
-    found = {}
+    found: dict[str, float] = {}
     pairs = ~np.eye(len(market.adjacency), dtype=bool)
     if graph is not None and market.adjacency[pairs].any():
-        found["leaders found (AUC of the graph's edges)"] = auc(graph[pairs], market.adjacency[pairs])
+        found["leaders: AUC of the learned graph's edges"] = auc(graph[pairs], market.adjacency[pairs])
     forecasts = ensemble.candidate.forecasts
     if forecasts is not None and forecasts.regime is not None:
         regime = np.broadcast_to(market.regimes[inputs.bars], forecasts.regime.shape[:2])
-        found["regime accuracy (true state)"] = accuracy(forecasts.regime, regime)
+        known = regime[np.isfinite(forecasts.regime).all(axis=-1)]
+        found["regime: accuracy against the planted one"] = accuracy(forecasts.regime, regime)
+        found["regime: chance (commonest one)"] = majority_share(known, len(REGIMES))
+        found["regime: ceiling (all but the regime known)"] = market.regime_ceiling(inputs.bars)
     return found
 
 

@@ -59,6 +59,7 @@ def evaluate(inputs: EvaluationInput, candidate: Candidate) -> Evaluation:
         name = "without_stops" if inputs.backtest.use_stops else "with_stops"
         sections["trading"][name] = figures.stop_figures(inputs, with_other_stops)
     sections["per_symbol"] = figures.symbol_breakdown(inputs, candidate.forecasts, account)
+    sections["per_year"] = figures.year_breakdown(inputs, candidate.forecasts, account)
     sections["per_regime"] = figures.regime_breakdown(inputs, candidate.forecasts, account)
     return Evaluation(candidate, sections, signals, account)
 

@@ -180,6 +180,14 @@ def test_regimes_last_and_move_as_configured() -> None:
     assert (tails**4).mean() / (tails**2).mean() ** 2 > 3.5
 
 
+def test_the_hidden_regime_is_known_as_far_as_returns_tell_it() -> None:
+    market = synthetic_market(MarketConfig(num_bars=6_000, with_tables=False))
+    assert np.bincount(market.regimes).max() / 6_000 + 0.3 < market.regime_ceiling() < 1
+    nothing = {"regime_drift": (0, 0, 0, 0), "regime_volatility": (1, 1, 1, 1), "with_tables": False}
+    blind = synthetic_market(MarketConfig(num_bars=6_000, **nothing))
+    assert blind.regime_ceiling() < np.bincount(blind.regimes).max() / 6_000 + 0.1
+
+
 def test_prices_stay_in_range_over_years() -> None:
     market = synthetic_market(MarketConfig(num_assets=20, num_bars=40_000, with_tables=False, seed=2))
     close = market.panel.field("close")

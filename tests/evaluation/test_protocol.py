@@ -98,6 +98,9 @@ def test_figures_say_the_same_as_their_parts(planted, evaluations):
     per_symbol = evaluation.figures["per_symbol"]
     assert sum(figures["num_forecasts"] for figures in per_symbol.values()) == known.sum()
     assert sum(figures["net_return"] for figures in per_symbol.values()) == pytest.approx(evaluation.backtest.net.sum())
+    years = evaluation.figures["per_year"]
+    assert sum(figures["num_forecasts"] for figures in years.values()) == known.sum()
+    assert sum(figures["net_return"] for figures in years.values()) == pytest.approx(evaluation.backtest.net.sum())
     regimes = evaluation.figures["per_regime"]
     assert sum(figures["share_of_bars"] for figures in regimes.values()) == pytest.approx(1)
     sweep = evaluation.figures["trading"]["cost_sweep"]

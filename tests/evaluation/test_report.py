@@ -117,7 +117,7 @@ def test_json_is_strict_and_complete(report, written):
     assert len(stored["temporal_attention"]["tft"]) == 8
     assert stored["ensemble"]["trading"]["with_stops"]["sharpe_ratio"].keys() == {"value", "low", "high"}
     assert set(stored["ensemble"]) == {
-        "direction", "ranking", "volatility", "regime", "quantiles", "trading", "per_symbol", "per_regime",
+        "direction", "ranking", "volatility", "regime", "quantiles", "trading", "per_symbol", "per_year", "per_regime",
     }  # fmt: skip
     assert len(stored["ensemble"]["trading"]["cost_sweep"]) == 7
     assert stored["protocol"]["bootstrap"]["mean_block_bars"] == 16

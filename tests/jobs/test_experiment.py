@@ -18,7 +18,7 @@ from tests.tiny import SETTINGS
 
 JOBS = {
     "train": (train_ensemble.main, train_ensemble.TrainArguments),
-    "evaluate": (evaluate_ensemble.main, evaluate_ensemble.EvaluateArguments),
+    "evaluate": (evaluate_ensemble.evaluate_ensemble, run_pipeline.PipelineArguments),
     "run": (run_pipeline.main, run_pipeline.PipelineArguments),
 }
 

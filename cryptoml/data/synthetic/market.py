@@ -11,6 +11,7 @@ from cryptoml.data.synthetic.candles import draw_candles
 from cryptoml.data.synthetic.config import MarketConfig
 from cryptoml.data.synthetic.dynamics import Dynamics, Path, make_dynamics, simulate
 from cryptoml.data.synthetic.oracle import DirectionCeiling, direction_ceiling
+from cryptoml.data.synthetic.regime_oracle import regime_probabilities
 from cryptoml.data.synthetic.tables import draw_tables
 from cryptoml.errors import ConfigError
 
@@ -46,6 +47,11 @@ class SyntheticMarket:
     def lead_lag(self) -> np.ndarray:
         """Planted lead-lag signal `[asset, time]`: the weighted trailing returns of the leaders, 0 for leaders."""
         return self.dynamics.lead_lag(self.path.trail).T
+
+    def regime_ceiling(self, bars: slice = slice(None)) -> float:
+        """Return the share of bars whose regime is named right by a filter that knows all but the regimes."""
+        probabilities = regime_probabilities(self.dynamics, self.path)
+        return float((probabilities.argmax(axis=1) == self.regimes)[bars].mean())
 
     def direction_ceiling(
         self,

@@ -122,11 +122,13 @@ def _quantile_row(horizon: str, figures: Figures) -> tuple[str, ...]:
 
 
 def breakdown_cards(report: Report) -> Iterator[str]:
-    """The same by symbol and by regime."""
+    """The same by symbol, by year and by regime."""
     figures = report.ensemble.figures
     columns = ("", "forecasts", "accuracy", "interval", "majority", "AUC", "rank IC", "net return")
     symbols = table((*columns, "Sharpe"), [_symbol_row(name, row) for name, row in figures["per_symbol"].items()], limit=40)
     yield card("By symbol", "", chart(charts.symbol_accuracy(report.ensemble)) + symbols)
+    years = table((*columns, "Sharpe"), [_symbol_row(name, row) for name, row in figures["per_year"].items()])
+    yield card("By year", "", years) if len(figures["per_year"]) > 1 else ""
     regimes = table((*columns, "share of bars"), [_regime_row(name, row) for name, row in figures["per_regime"].items()])
     yield card("By regime", "The regime that followed, known only afterwards.", regimes)
 
