@@ -1,6 +1,8 @@
 """Map a function over work items with Ray Data: a task takes a few items in the given order, nothing shuffled."""
 
 import json
+import uuid
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -32,16 +34,17 @@ def map_items(function: Callable[[Item], Result], items: Sequence[Item], sizes: 
     """
     if not items:
         return
-    ledger = ray.remote(num_cpus=0, max_restarts=ANY_NUMBER, max_task_retries=ANY_NUMBER)(_Ledger).remote()
+    ledger, call = _ledger(), uuid.uuid4().hex
     spans = share_out(sizes, num_cpus=int(ray.cluster_resources().get("CPU", 1)))
     tasks = [{"start": start, "items": json.dumps(items[start:stop])} for start, stop in spans]
     with ray.data.DataContext.current(_context()):
         blocks = ray.data.from_items(tasks, override_num_blocks=len(tasks))
-        results = blocks.flat_map(partial(_run_task, function=function, ledger=ledger))
+        results = blocks.flat_map(partial(_run_task, function=function, ledger=ledger, call=call))
     with tqdm(total=len(items), desc=what, unit="item", disable=None, leave=False) as bar:
         for row in results.iter_rows():
             bar.update()
             yield row["result"]
+    ledger.forget.remote(call)
 
 
 def share_out(sizes: Sequence[int], *, num_cpus: int) -> list[tuple[int, int]]:
@@ -68,31 +71,42 @@ class _Ledger:
     """
 
     def __init__(self) -> None:
-        self._starts: dict[int, int] = {}
-        self._results: dict[int, Result] = {}
+        self._starts: dict[str, Counter[int]] = defaultdict(Counter)
+        self._results: dict[str, dict[int, Result]] = defaultdict(dict)
 
-    def begin(self, place: int) -> tuple[int, Result | None]:
+    def begin(self, call: str, place: int) -> tuple[int, Result | None]:
         """Count one start of an item; return how many there have been, and the result of an earlier one."""
-        self._starts[place] = self._starts.get(place, 0) + 1
-        return self._starts[place], self._results.get(place)
+        self._starts[call][place] += 1
+        return self._starts[call][place], self._results[call].get(place)
 
-    def finish(self, place: int, result: Result) -> None:
+    def finish(self, call: str, place: int, result: Result) -> None:
         """Keep the result of an item."""
-        self._results[place] = result
+        self._results[call][place] = result
+
+    def forget(self, call: str) -> None:
+        """Drop what belongs to a call that is over."""
+        self._starts.pop(call, None)
+        self._results.pop(call, None)
 
 
-def _run_task(row: dict[str, Any], function: Callable[[Item], Result], ledger: Any) -> list[dict[str, Result]]:
+def _ledger() -> Any:
+    """Return the ledger of this driver, started once: a process, and half a second to a second."""
+    options = {"name": "cryptoml_ledger", "get_if_exists": True, "max_restarts": ANY_NUMBER, "max_task_retries": ANY_NUMBER}
+    return ray.remote(num_cpus=0)(_Ledger).options(**options).remote()
+
+
+def _run_task(row: dict[str, Any], function: Callable[[Item], Result], ledger: Any, call: str) -> list[dict[str, Result]]:
     """Return the results of the items of one task, without those that were begun too often and never ended."""
     places = enumerate(json.loads(row["items"]), start=int(row["start"]))
-    results = (_run_item(place, item, function, ledger) for place, item in places)
+    results = (_run_item(place, item, function, ledger, call) for place, item in places)
     return [{"result": result} for result in results if result is not None]
 
 
-def _run_item(place: int, item: Item, function: Callable[[Item], Result], ledger: Any) -> Result | None:
-    starts, result = ray.get(ledger.begin.remote(place))
+def _run_item(place: int, item: Item, function: Callable[[Item], Result], ledger: Any, call: str) -> Result | None:
+    starts, result = ray.get(ledger.begin.remote(call, place))
     if result is None and starts <= MOST_STARTS:
         result = function(item)
-        ray.get(ledger.finish.remote(place, result))
+        ray.get(ledger.finish.remote(call, place, result))
     return result
 
 

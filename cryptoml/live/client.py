@@ -88,6 +88,11 @@ class _Calls:
         return _Call("POST", f"/v1/models/{quote(version, safe='')}/promote", ModelInfo, {"reason": reason})
 
 
+def _lost_its_replica(answer: httpx.Response) -> bool:
+    """Tell Serve's own 500, where the process that answered died, from the application's, which is a problem body."""
+    return answer.status_code == 500 and "json" not in answer.headers.get("content-type", "")
+
+
 class _Retries:
     """How often and how long to wait, with jitter so that many clients do not come back at once."""
 
@@ -100,7 +105,7 @@ class _Retries:
         return least * random.uniform(0.5, 1.0) + random.uniform(0.0, min(0.1 * 2**attempt, self._longest))
 
     def again(self, attempt: int, answer: httpx.Response | None) -> bool:
-        return attempt + 1 < self.attempts and (answer is None or answer.status_code in AGAIN)
+        return attempt + 1 < self.attempts and (answer is None or answer.status_code in AGAIN or _lost_its_replica(answer))
 
 
 class ServiceClient:
@@ -317,7 +322,7 @@ def _accepted(answer: httpx.Response | None, failure: httpx.TransportError | Non
     """
     if answer is None:
         raise UnavailableError(f"the service cannot be reached: {failure}") from failure
-    if answer.status_code in AGAIN:
+    if answer.status_code in AGAIN or _lost_its_replica(answer):
         raise UnavailableError(f"the service answered {answer.status_code} to every attempt: {_detail(answer)[0]}")
     if answer.is_error:
         detail, field = _detail(answer)

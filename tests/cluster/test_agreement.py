@@ -13,7 +13,6 @@ import tyro
 import yaml
 
 from jobs.build_features import FeaturesArguments
-from jobs.evaluate_ensemble import EvaluateArguments
 from jobs.ingest_data import IngestConfig
 from jobs.run_pipeline import PipelineArguments
 from jobs.train_ensemble import TrainArguments
@@ -30,7 +29,7 @@ JOBS = {
     "jobs.build_features": FeaturesArguments,
     "jobs.tune_models": TuneArguments,
     "jobs.train_ensemble": TrainArguments,
-    "jobs.evaluate_ensemble": EvaluateArguments,
+    "jobs.evaluate_ensemble": PipelineArguments,
     "jobs.update_models": UpdateArguments,
     "jobs.run_pipeline": PipelineArguments,
 }

@@ -6,9 +6,10 @@ from typing import Any, cast
 
 import numpy as np
 from ray.tune.experiment import Trial
+from ray.tune.utils import flatten_dict
 
 from cryptoml.distributed.tuning.reports import epoch_report, outcome_report
-from cryptoml.distributed.tuning.search import StudyPruning, StudySearch
+from cryptoml.distributed.tuning.search import StudyArrays, StudyPruning, StudySearch
 from cryptoml.training.search_config import SearchConfig
 from cryptoml.training.study import Study
 from cryptoml.training.trial import attempt
@@ -26,7 +27,8 @@ def test_arrays_reach_the_study_and_not_tunes_own_records(tmp_path: Path) -> Non
         return {"loss": parameters["x"], "returns": np.arange(3.0)}
 
     result = outcome_report(attempt(objective, parameters, lambda step, value: None))
-    pruning.on_trial_result(None, trial, result)
+    pruning.on_trial_result(None, trial, flatten_dict(result))
+    StudyArrays(search).on_trial_result(1, [trial], trial, result)
     assert "arrays" not in result
     search.on_trial_complete("first", result)
     assert study.trials[0].values == {"loss": parameters["x"]}

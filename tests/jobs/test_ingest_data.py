@@ -1,10 +1,6 @@
 """The ingest job as a user runs it: arguments, exit codes, one-line errors, Ctrl-C."""
 
 import json
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +14,7 @@ from cryptoml.errors import DataError
 from jobs.command_line import run
 from jobs.ingest_data import IngestConfig, main
 from tests.data.exchange_server import HOUR, running_exchange
+from tests.jobs.processes import interrupted, start, wait_for
 
 REPOSITORY = Path(__file__).parents[2]
 BTC = {"timeframe": "1h", "symbol": "BTCUSDT"}
@@ -170,23 +167,20 @@ class TestArguments:
 
 
 class TestExchange:
-    def test_downloads_with_options_and_survives_ctrl_c(self, tmp_path: Path, lake: Lake, at) -> None:
+    def test_downloads_with_options_and_survives_ctrl_c(
+        self, tmp_path: Path, lake: Lake, at, environment: dict[str, str]
+    ) -> None:
         options = tmp_path / "options.json"
         with running_exchange() as server:
             server.page = 3
             options.write_text(json.dumps({**server.options, "rateLimit": 50}))
             flags = ("--symbols", "BTC/USDT", "ETH/USDT", "--timeframe", "1h", "--since", "2023-01-01")
             command = [*at, "--exchange", "binance", *flags, "--exchange-options", str(options)]
-            process = subprocess.Popen(
-                [sys.executable, "-m", "jobs.ingest_data", *command], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True
-            )
-            while len(server.requests) < 5 and process.poll() is None:
-                time.sleep(0.02)
-            process.send_signal(signal.SIGINT)
-            assert process.wait(20) == 130
-            assert process.stderr is not None
-            assert "Traceback" not in (text := process.stderr.read())
-            process.stderr.close()
+            process = start("ingest_data", environment, *command)
+            wait_for(lambda: len(server.requests) >= 5, process)
+            _, text = interrupted(process)
+            assert process.returncode == 130
+            assert "Traceback" not in text
             assert text.strip().endswith("interrupted; run the same command again to go on")
             kept = len(lake.read(CANDLES, BTC))
             assert 0 < kept < 106

@@ -84,12 +84,14 @@ class Busy(httpx.BaseTransport):
         self.left -= 1
         if self.left >= 0 and self.status is None:
             raise httpx.ConnectError("refused")
+        if self.left >= 0 and self.status == 500:
+            return httpx.Response(500, text="Internal Server Error")
         if self.left >= 0:
             return httpx.Response(self.status or 0, headers={"retry-after": "0"}, json={"detail": "busy"})
         return httpx.Response(200, json={"serving": "v", "versions": []})
 
 
-@pytest.mark.parametrize("status", [503, 429, None])
+@pytest.mark.parametrize("status", [503, 429, 500, None])
 def test_it_tries_again_and_then_gives_up(status: int | None) -> None:
     for times, succeeds in ((3, True), (9, False)):
         client, busy = ServiceClient("http://service", attempts=4, longest_wait_s=0.01), Busy(times, status)

@@ -79,7 +79,8 @@ def served(today: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
             with ServiceClient(f"http://127.0.0.1:{port}", timeout_s=60) as client:
                 for symbol, frame in today.frames.items():
                     client.put_candles(symbol, frame)
-            yield Served(f"http://127.0.0.1:{port}", folder / "registry", versions, expected, len(today.frames["BTCUSDT"]))
+                bars = client.candle_status("BTCUSDT").bars
+            yield Served(f"http://127.0.0.1:{port}", folder / "registry", versions, expected, bars)
             serve.shutdown()
         finally:
             ray.shutdown()

@@ -14,7 +14,7 @@ from ray import tune
 from cryptoml.distributed.progress import SweepProgress
 from cryptoml.distributed.resources import slots_for
 from cryptoml.distributed.tuning.reports import epoch_report, outcome_report, use_threads
-from cryptoml.distributed.tuning.search import StudyPruning, StudySearch
+from cryptoml.distributed.tuning.search import StudyArrays, StudyPruning, StudySearch
 from cryptoml.errors import ConfigError, CryptomlError
 from cryptoml.training.study import Study
 from cryptoml.training.trial import Objective, Worker, attempt
@@ -57,8 +57,8 @@ class RayEngine:
         slots = slots_for(workers, study.remaining)
         if workers.num_workers > 1:
             _require_dashboard()
-        callbacks = [SweepProgress(study.remaining), *self._loggers(study)]
         search = StudySearch(study, _held(workers))
+        callbacks = [StudyArrays(search), SweepProgress(study.remaining), *self._loggers(study)]
         os.environ.update(SETTINGS)
         with tempfile.TemporaryDirectory(prefix="cryptoml-sweep-") as folder:
             tuner = tune.Tuner(

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -20,7 +21,7 @@ from cryptoml.training.search import log_failure
 from cryptoml.training.study import Study
 from cryptoml.training.trial import Outcome
 
-__all__ = ["StudyPruning", "StudySearch"]
+__all__ = ["StudyArrays", "StudyPruning", "StudySearch"]
 
 
 class StudySearch(Searcher):
@@ -79,6 +80,22 @@ class StudySearch(Searcher):
         return {}
 
 
+class StudyArrays(Callback):
+    """Takes arrays out of a trial's last report for the study, before Tune keeps them and writes them with every trial.
+
+    Args:
+        search: Knows the study and its trials.
+    """
+
+    def __init__(self, search: StudySearch) -> None:
+        self.search = search
+
+    def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any) -> None:
+        """Move the arrays of a report to the searcher."""
+        if ARRAYS in result:
+            self.search.arrays[trial.trial_id] = result.pop(ARRAYS)
+
+
 class StudyPruning(FIFOScheduler):
     """Stops the trials that the study's pruner gives up.
 
@@ -91,9 +108,7 @@ class StudyPruning(FIFOScheduler):
         self.search = search
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Record the loss of an epoch, and decide; take away arrays, which Tune would keep and write with every trial."""
-        if ARRAYS in result:
-            self.search.arrays[trial.trial_id] = result.pop(ARRAYS)
+        """Record the loss of an epoch, and decide."""
         if LOSS not in result:
             return TrialScheduler.CONTINUE
         with self.search.remembering():
