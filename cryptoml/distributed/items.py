@@ -4,7 +4,7 @@ import json
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import ray
@@ -91,8 +91,13 @@ class _Ledger:
 
 def _ledger() -> Any:
     """Return the ledger of this driver, started once: a process, and half a second to a second."""
-    options = {"name": "cryptoml_ledger", "get_if_exists": True, "max_restarts": ANY_NUMBER, "max_task_retries": ANY_NUMBER}
-    return ray.remote(num_cpus=0)(_Ledger).options(**options).remote()
+    return _ledger_of(ray.get_runtime_context().get_worker_id())
+
+
+@lru_cache(maxsize=1)
+def _ledger_of(driver: str) -> Any:
+    """Keep the handle, without which Ray would end the ledger."""
+    return ray.remote(num_cpus=0, max_restarts=ANY_NUMBER, max_task_retries=ANY_NUMBER)(_Ledger).remote()
 
 
 def _run_task(row: dict[str, Any], function: Callable[[Item], Result], ledger: Any, call: str) -> list[dict[str, Result]]:

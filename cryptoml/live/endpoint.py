@@ -42,11 +42,19 @@ class EndpointSignals:
         self._client = ServiceClient(url, key or os.environ.get("CRYPTOML_API_KEY"), timeout_s=timeout_s)
         self._url = url.rstrip("/")
         self._answers: OrderedDict[bytes, list[Signal]] = OrderedDict()
-        info = self._client.model()
+        try:
+            info = self._client.model()
+        except BaseException:
+            self.close()
+            raise
         self.symbols: tuple[str, ...] = tuple(info.symbols)
         self.timeframe: str = info.timeframe
         self.history_bars: int = info.history_bars
         self.holding_bars: int = info.holding_bars
+
+    def close(self) -> None:
+        """Close the connections; without, they end with the process."""
+        self._client.close()
 
     def signals(self, symbol: str, frames: Mapping[str, pd.DataFrame], newest: int | None = None) -> pd.DataFrame:
         """As `SignalSource.signals` says."""

@@ -18,7 +18,7 @@ from cryptoml.data.schema import CANDLES
 from cryptoml.data.synthetic import MarketConfig, synthetic_market
 from cryptoml.distributed.cluster import cluster
 from cryptoml.distributed.features import build_feature_lake, run_on_ray
-from cryptoml.distributed.items import share_out
+from cryptoml.distributed.items import map_items, share_out
 from cryptoml.features.contract import Bars, feature
 from cryptoml.features.engineer import AdvancedFeatureEngineer, build_features
 from cryptoml.features.store import ItemStatus, WorkItem, read_feature_panel
@@ -153,6 +153,9 @@ def test_killed_workers_are_replaced_and_nothing_is_lost(lake: Path, tmp_path: P
 
 def test_items_come_back_once_each_whatever_their_number() -> None:
     assert list(run_on_ray(lambda item: pytest.fail("nothing to do"), [])) == []
+    for number in (1, 7, 40):
+        items = [str(place) for place in range(number)]
+        assert sorted(map_items(str.upper, items, [1] * number, "items"), key=int) == items
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Signals at every bar equal those of the predictor bar by bar, and no later candle changes one."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,8 @@ def source(trained: Any) -> BundleSignals:
 
 @pytest.fixture(scope="module")
 def endpoint(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointSignals]:
-    with served(trained.path, tmp_path_factory.mktemp("served")) as address:
-        yield EndpointSignals(address)
+    with served(trained.path, tmp_path_factory.mktemp("served")) as address, closing(EndpointSignals(address)) as source:
+        yield source
 
 
 def test_every_bar_equals_a_prediction_at_that_bar(trained: Any, source: BundleSignals) -> None:
