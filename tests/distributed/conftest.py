@@ -10,8 +10,8 @@ import pytest
 import ray
 import torch
 
-from cryptoml.training.member import FoldData
-from tests.distributed.market import small_fold
+from cryptoml.training.member import FittedMember, FoldData, MemberTask, fit_member
+from tests.distributed.market import small_fold, small_task
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +55,19 @@ def ctrl_c() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def fold() -> FoldData:
     return small_fold()
+
+
+@pytest.fixture(scope="module")
+def long_fold() -> FoldData:
+    """A fold whose epochs take some tenths of a second: time to break things."""
+    return small_fold(num_bars=4000)
+
+
+@pytest.fixture(scope="module")
+def long_task(long_fold: FoldData) -> MemberTask:
+    return small_task(long_fold, "long", max_epochs=20)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(long_fold: FoldData, long_task: MemberTask) -> FittedMember:
+    return fit_member(long_fold, long_task)

@@ -1,14 +1,15 @@
 """A small fold and small members, for tests and for the drivers that tests start and kill."""
 
 import numpy as np
+import pytest
 
 from cryptoml.data.splits import walk_forward
 from cryptoml.data.synthetic import MarketConfig, synthetic_market
 from cryptoml.features.targets import TargetConfig, make_targets
 from cryptoml.training.config import TrainingConfig
-from cryptoml.training.member import FoldData, MemberConfig, MemberTask
+from cryptoml.training.member import FittedMember, FoldData, MemberConfig, MemberTask
 
-__all__ = ["LOOKBACK", "small_fold", "small_task"]
+__all__ = ["LOOKBACK", "assert_same", "small_fold", "small_task"]
 
 LOOKBACK = 8
 TARGETS = TargetConfig(
@@ -31,3 +32,11 @@ def small_task(data: FoldData, name: str = "tcn", *, seed: int = 0, max_epochs: 
     settings = {"architecture": "tcn", "hidden_size": 8, "num_heads": 2} | changes
     loop = TrainingConfig(max_epochs=max_epochs, patience=max_epochs, chunk_bars=64, batch_size=4)
     return MemberConfig(name=name, seed=seed, **settings).task(data, loop, LOOKBACK)  # type: ignore[arg-type]
+
+
+def assert_same(found: FittedMember, expected: FittedMember) -> None:
+    assert found.weights.keys() == expected.weights.keys()
+    for name in found.weights:
+        np.testing.assert_allclose(found.weights[name], expected.weights[name], atol=1e-6, err_msg=name)
+    assert found.validation_loss == pytest.approx(expected.validation_loss, abs=1e-6)
+    assert found.history["val_loss"] == pytest.approx(expected.history["val_loss"], abs=1e-6)
