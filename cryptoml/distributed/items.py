@@ -91,12 +91,13 @@ class _Ledger:
 
 def _ledger() -> Any:
     """Return the ledger of this driver, started once: a process, and half a second to a second."""
-    return _ledger_of(ray.get_runtime_context().get_worker_id())
+    context = ray.get_runtime_context()
+    return _ledger_of(context.get_node_id(), context.get_job_id())
 
 
 @lru_cache(maxsize=1)
-def _ledger_of(driver: str) -> Any:
-    """Keep the handle, without which Ray would end the ledger."""
+def _ledger_of(node: str, job: str) -> Any:
+    """Keep the handle, without which Ray would end the ledger; every new private cluster calls its first job the same."""
     return ray.remote(num_cpus=0, max_restarts=ANY_NUMBER, max_task_retries=ANY_NUMBER)(_Ledger).remote()
 
 

@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +26,7 @@ from cryptoml.features.engineer import AdvancedFeatureEngineer, build_features
 from cryptoml.features.store import ItemStatus, WorkItem, read_feature_panel
 from cryptoml.features.store import build_feature_lake as build_here
 from cryptoml.features.store.build import ItemTask
+from tests.conftest import REPOSITORY
 
 FEW = AdvancedFeatureEngineer({"include": ("momentum_rsi_14", "price_log_return_1h", "cross_section_rank_return_1h")})
 NUM_BARS = 2_600
@@ -184,3 +187,16 @@ def test_from_s3_to_s3(s3_address: str) -> None:
     stored = read_feature_panel(out)
     plain = build_features(load_panel(lake).panel, FEW)
     np.testing.assert_allclose(stored.values, plain.values, rtol=1e-6, atol=1e-9)
+
+
+TWO_CLUSTERS = """
+from cryptoml.distributed.cluster import cluster
+from cryptoml.distributed.items import map_items
+for text in ("a", "b"):
+    with cluster("local", num_cpus=1):
+        assert list(map_items(str.upper, [text], [1], "items")) == [text.upper()]
+"""
+
+
+def test_one_process_may_use_one_cluster_after_the_other() -> None:
+    subprocess.run([sys.executable, "-c", TWO_CLUSTERS], cwd=REPOSITORY, check=True, timeout=120)
