@@ -34,10 +34,10 @@ run: $(VENV)/.installed  ## Run the main job: make run [DATA=folder|lake|synthet
 	$(BIN)/python -m jobs.run_pipeline --data $(DATA) --preset $(PRESET) --out $(OUT) $(ARGS)
 
 test: $(VENV)/.installed-dev  ## Run the quick tests (under 10 minutes on 2 cores)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not chaos" -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not chaos" -n 2 --dist loadfile --max-worker-restart 0 $(ARGS)
 
 test-all: $(VENV)/.installed-dev  ## Run every test but those that break hosts
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not chaos" -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not chaos" -n 2 --dist loadfile --max-worker-restart 0 $(ARGS)
 
 chaos: $(VENV)/.installed-dev  ## Break hosts, network, storage and drivers while jobs run (root; about 20 minutes)
 	$(BIN)/python -m pytest -m chaos $(ARGS)
