@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 
 from cryptoml.data.panel import panel_from_frames
+from cryptoml.data.schema import parse_timeframe
 from cryptoml.features.engineer import AdvancedFeatureEngineer, build_features
 from cryptoml.features.scaling import FeatureScaler
 from cryptoml.features.targets import TargetConfig
@@ -15,13 +16,13 @@ from cryptoml.models.ensemble import Calibration, Ensemble
 from cryptoml.models.forecaster import ForecasterConfig, build_forecaster
 from cryptoml.trading.config import TradingConfig
 
-__all__ = ["BASE", "frames_until_now", "save_served_bundle", "symbols_of"]
+__all__ = ["BASE", "CONTEXT", "frames_until_now", "save_served_bundle", "symbols_of"]
 
 BASE = 300
 BARS = 2400
 CONTEXT = 64
-FEATURES = {"timeframe": "1h", "categories": ("price", "volatility", "momentum", "cross_section")}
-LIGHT_FEATURES = {"timeframe": "1h", "categories": ("time",)}
+CATEGORIES = {"1h": ("price", "volatility", "momentum", "cross_section"), "1m": ("pattern", "time")}
+"""Features by timeframe; windows given in hours or days are too long for a service that starts without minutes of months."""
 
 
 def symbols_of(assets: int) -> tuple[str, ...]:
@@ -29,30 +30,29 @@ def symbols_of(assets: int) -> tuple[str, ...]:
     return tuple(f"C{number:03d}USDT" for number in range(assets))
 
 
-def frames_until_now(assets: int, bars: int = BARS) -> dict[str, pd.DataFrame]:
-    """Return drawn hourly candles by symbol, the last of which closed within the hour."""
-    last = pd.Timestamp.now("UTC").floor("h") - pd.Timedelta(hours=1)
-    stamps = pd.date_range(end=last, periods=bars, freq="h")
+def frames_until_now(assets: int, bars: int = BARS, timeframe: str = "1h") -> dict[str, pd.DataFrame]:
+    """Return drawn candles by symbol, the last of which closed just now."""
+    step = parse_timeframe(timeframe)
+    stamps = pd.date_range(end=pd.Timestamp.now("UTC").floor(step) - step, periods=bars, freq=step)
     return {symbol: _candles(number, stamps) for number, symbol in enumerate(symbols_of(assets))}
 
 
-def save_served_bundle(path: Path, assets: int, *, light: bool = False) -> Path:
-    """Write a bundle of two members, a transformer and convolutions; with few and short features where `light`."""
+def save_served_bundle(path: Path, assets: int, timeframe: str = "1h") -> Path:
+    """Write a bundle of two members, a transformer and convolutions."""
     if (path / "bundle.json").is_file():
         return path
-    settings = LIGHT_FEATURES if light else FEATURES
-    engineer, frames = AdvancedFeatureEngineer(settings), frames_until_now(min(assets, 3), BASE if light else BARS)
-    panel = panel_from_frames(frames, "1h")
+    settings = {"timeframe": timeframe, "categories": CATEGORIES[timeframe]}
+    engineer, frames = AdvancedFeatureEngineer(settings), frames_until_now(min(assets, 3), timeframe=timeframe)
+    panel = panel_from_frames(frames, timeframe)
     features = build_features(panel, engineer)
     scaler = FeatureScaler().fit(features.values, (panel.timestamps[0], panel.timestamps[-1]), panel.timestamps)
     torch.manual_seed(0)
-    width = 8 if light else 32
-    shapes = {"num_features": len(features.names), "num_assets": assets, "hidden_size": width, "lookback": CONTEXT}
+    shapes = {"num_features": len(features.names), "num_assets": assets, "hidden_size": 32, "lookback": CONTEXT}
     members = [build_forecaster(ForecasterConfig(architecture=name, **shapes)).eval() for name in ("tft", "tcn")]
     bundle = Bundle(
         ensemble=Ensemble(members, (0.6, 0.4), Calibration(1.2)),
         symbols=symbols_of(assets),
-        timeframe="1h",
+        timeframe=timeframe,
         context_bars=CONTEXT,
         feature_names=features.names,
         feature_lookbacks=tuple(one.lookback for one in (*engineer.features, *engineer.panel_features)),

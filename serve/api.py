@@ -40,7 +40,8 @@ def create_app(service: Service, access: Access | None = None, limits: Limits | 
         limits: What a caller may ask for.
     """
     access, limits = access or Access(), limits or Limits()
-    app = FastAPI(title="cryptoml", version=__version__, description="Forecasts and trading signals for crypto markets.")
+    about = "Forecasts and trading signals for crypto markets."
+    app = FastAPI(title="cryptoml", version=__version__, description=about, docs_url=None, redoc_url=None)
     app.add_middleware(BodyLimit, max_bytes=limits.body_bytes)
     app.add_middleware(Admission, max_ongoing=limits.max_ongoing)
     app.add_middleware(Measured)

@@ -1,10 +1,12 @@
 """The kept bars of a replica and all that reads or changes them, on a thread of its own."""
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import TypeVar
 
 import pandas as pd
@@ -20,9 +22,12 @@ from serve.windows import KeptWindow, WarmInputs
 
 __all__ = ["BarKeeper", "BarStatus", "Taken"]
 
+_LOG = logging.getLogger(__name__)
 SPARE_BARS = 256
 """Bars kept beyond what a forecast reads, for adaptations and charts."""
 _KEPT_MODELS = 2
+_QUIET_SECONDS = 0.02
+"""No bars for so long: those of one bar time are likely all here, so that features over all symbols are worth computing."""
 Found = TypeVar("Found")
 
 
@@ -72,6 +77,8 @@ class BarKeeper:
         self._log = BarLog(state, self.kept)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="bars")
         self._warm: dict[str, WarmInputs] = {}
+        self._ahead: tuple[str, Predictor] | None = None
+        self._until_quiet: asyncio.TimerHandle | None = None
         self._in_batches = serve.batch(max_batch_size=256, batch_wait_timeout_s=0.0)(self._commit)  # a queue of its own
 
     async def put(self, symbol: str, bars: BarArrays) -> Taken:
@@ -102,7 +109,46 @@ class BarKeeper:
                 for (symbol, _), change in zip(given, changes, strict=True)
             ]
 
-        return await self._on_thread(commit)
+        taken = await self._on_thread(commit)
+        self._look_ahead([symbol for symbol, _ in given])
+        return taken
+
+    def prepare(self, version: str, predictor: Predictor) -> None:
+        """Compute what a model will be asked, and keep that up with the bars from now on; blocks until it is done.
+
+        Raises:
+            BundleError: Its features are not those that this version computes.
+            DataError: It has bars of another length.
+        """
+
+        def begin() -> None:
+            self._compute_ahead(version, predictor)
+            self._ahead = (version, predictor)
+
+        self._thread.submit(begin).result()
+
+    def _look_ahead(self, symbols: Sequence[str]) -> None:
+        """Compute the features of new bars at once, and the whole question when no more bars come, before anybody asks."""
+        if self._ahead is None:
+            return
+        version, predictor = self._ahead
+        self._in_background(lambda: self._inputs(version, predictor).follow(symbols))
+        if self._until_quiet is not None:
+            self._until_quiet.cancel()
+        compute = partial(self._in_background, partial(self._compute_ahead, version, predictor))
+        self._until_quiet = asyncio.get_running_loop().call_later(_QUIET_SECONDS, compute)
+
+    def _compute_ahead(self, version: str, predictor: Predictor) -> None:
+        self._inputs(version, predictor).window(max(pd.Timestamp.now("UTC"), self._newest_close(predictor)))
+
+    def _in_background(self, work: Callable[[], None]) -> None:
+        def tried() -> None:
+            try:
+                work()
+            except Exception:
+                _LOG.exception("features could not be computed ahead; who asks is told why")
+
+        self._thread.submit(tried)
 
     async def drop(self, symbol: str) -> None:
         """Forget a symbol's bars for good."""

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import pandas as pd
-from fastapi import Request
+from fastapi import Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
@@ -70,15 +70,17 @@ async def forecast_question(
     return ForecastQuestion(frames, tuple(body.symbols or ()), body.as_of, body.adaptation, body.explain)
 
 
-async def new_candles(request: Request) -> tuple[pd.DataFrame, str | None]:
-    """Read bars to keep, and the timeframe that the caller takes them for.
+async def new_candles(
+    request: Request, timeframe: Annotated[str | None, Query(max_length=8, description="Of an Arrow body")] = None
+) -> tuple[pd.DataFrame, str | None]:
+    """Read bars to keep, and the timeframe that the caller takes them for; the parameter is that of an Arrow body.
 
     Raises:
         RequestValidationError: A field is wrong.
         UnsupportedMediaError: The body is neither JSON nor Arrow.
     """
     if _kind(request) == ARROW:
-        return candles_of(await request.body()), request.query_params.get("timeframe")
+        return candles_of(await request.body()), timeframe
     body = await body_of(request, NewCandles)
     return body.to_frame(), body.timeframe
 

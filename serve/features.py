@@ -74,15 +74,12 @@ class LocalFeatures:
 
     def __init__(self, args: AppArgs, members: Sequence[DeploymentHandle], adapter: DeploymentHandle) -> None:
         self._args = args
+        self._opened: BarKeeper | None = None
         self._models: LoadedModels[ServedModel] = LoadedModels(ModelSource(args.bundle, args.registry), self._served)
         watch(self._models, args.watch_seconds)
         self._store = AdaptationStore(args.state)
         self._forecasting = Forecasting(members, adapter, self._store)
         self._adapter: Any = adapter
-        predictor = self._models.current.predictor
-        self._timeframe = predictor.timeframe
-        needed = predictor.history_bars + args.max_age_bars + SPARE_BARS
-        self._keeper = BarKeeper(args.state, predictor.timeframe, max(args.kept_bars or 0, needed))
         size, wait = args.batching.max_size, args.batching.wait_ms / 1e3
         self._in_batches = serve.batch(max_batch_size=size, batch_wait_timeout_s=wait)(self._batch)  # a queue of its own
 
@@ -288,8 +285,11 @@ class LocalFeatures:
             found = self._models.source.load(version).timeframe
         except BundleError:
             return  # whoever promotes it says why it is refused
-        if found != self._timeframe:
-            raise ConflictError(f"version {version} has bars of {found}, this service keeps bars of {self._timeframe}", "version")
+        if found != self._keeper.kept.timeframe:
+            raise ConflictError(self._other_timeframe(version, found), "version")
+
+    def _other_timeframe(self, version: str, found: str) -> str:
+        return f"version {version} has bars of {found}, this service keeps bars of {self._keeper.kept.timeframe}"
 
     def _known(self, symbol: str) -> str:
         symbols = self._models.current.predictor.symbols
@@ -300,8 +300,21 @@ class LocalFeatures:
         return symbol
 
     def _served(self, key: str, bundle: Bundle) -> ServedModel:
+        """Return a version, ready to be asked about the kept bars; the first one says of which length they are."""
         predictor = Predictor(bundle, max_age_bars=self._args.max_age_bars)
-        return ServedModel(key or predictor.version, predictor, bundle, key)
+        if self._opened is None:
+            needed = predictor.history_bars + self._args.max_age_bars + SPARE_BARS
+            self._opened = BarKeeper(self._args.state, predictor.timeframe, max(self._args.kept_bars or 0, needed))
+        if predictor.timeframe != self._keeper.kept.timeframe:
+            raise BundleError(self._other_timeframe(key, predictor.timeframe))
+        served = ServedModel(key or predictor.version, predictor, bundle, key)
+        self._keeper.prepare(served.version, predictor)
+        return served
+
+    @property
+    def _keeper(self) -> BarKeeper:
+        assert self._opened is not None
+        return self._opened
 
 
 _EMPTY = pd.DataFrame({"timestamp": pd.DatetimeIndex([], tz="UTC")})

@@ -16,10 +16,6 @@ _PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
     "form-action 'self'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
-_DOCS_POLICY = (
-    "default-src 'self'; img-src 'self' data: https://fastapi.tiangolo.com; script-src 'self' 'unsafe-inline' "
-    "https://cdn.jsdelivr.net; style-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net; frame-ancestors 'none'"
-)
 _YEAR_SECONDS = 31_536_000
 
 
@@ -50,7 +46,6 @@ def _complete(headers: MutableHeaders, scope: Scope) -> None:
     api = path.startswith("/v1/") or path in ("/healthz", "/readyz", "/openapi.json")
     if api:
         headers.setdefault("Cache-Control", "no-store")
-    policy = _API_POLICY if api else _DOCS_POLICY if path.startswith(("/docs", "/redoc")) else _PAGE_POLICY
-    headers.setdefault("Content-Security-Policy", policy)
+    headers.setdefault("Content-Security-Policy", _API_POLICY if api else _PAGE_POLICY)
     if scope.get("scheme") == "https":
         headers.setdefault("Strict-Transport-Security", f"max-age={_YEAR_SECONDS}")

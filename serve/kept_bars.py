@@ -90,6 +90,7 @@ class KeptBars:
         self.step = parse_timeframe(timeframe) // _MICROSECOND
         self._bars: dict[str, BarArrays] = {}
         self._revisions: dict[str, int] = {}
+        self._editions: dict[str, int] = {}
         self._changes = 0
 
     @property
@@ -105,6 +106,10 @@ class KeptBars:
     def revision(self, symbol: str) -> int:
         """Return a number that changes with the symbol's bars; 0 without any."""
         return self._revisions.get(symbol, 0)
+
+    def edition(self, symbol: str) -> int:
+        """Return a number that stays while bars are only added after the symbol's newest one."""
+        return self._editions.get(symbol, 0)
 
     def bars(self, symbol: str) -> BarArrays:
         """Return the symbol's bars, none where it has none."""
@@ -141,7 +146,8 @@ class KeptBars:
     def merge(self, symbol: str, given: BarArrays) -> None:
         """Take bars over; those that are kept already stay as they are."""
         kept = self.bars(symbol)
-        if not len(kept) or (len(given) and given.stamps[0] > kept.stamps[-1]):
+        follow = len(kept) > 0 and len(given) > 0 and given.stamps[0] > kept.stamps[-1]
+        if follow or not len(kept):
             stamps, values = np.append(kept.stamps, given.stamps), np.concatenate([kept.values, given.values])
         else:
             stamps, first = np.unique(np.append(kept.stamps, given.stamps), return_index=True)
@@ -150,12 +156,12 @@ class KeptBars:
             stamps, values = stamps[-self.capacity :].copy(), values[-self.capacity :].copy()
         if len(stamps) != len(kept) or (len(kept) and stamps[-1] != kept.stamps[-1]):
             self._bars[symbol] = BarArrays(stamps, values)
-            self._note(symbol)
+            self._note(symbol, new_edition=not follow)
 
     def drop(self, symbol: str) -> None:
         """Forget a symbol."""
         if self._bars.pop(symbol, None) is not None:
-            self._note(symbol)
+            self._note(symbol, new_edition=True)
 
     def panel(self, symbols: tuple[str, ...], newest: Mapping[str, int], end: int, num_bars: int) -> Panel:
         """Return the last bars of some symbols on one grid, the others absent (NaN).
@@ -176,9 +182,11 @@ class KeptBars:
         grid = (start + self.step * np.arange(num_bars)).view("datetime64[us]")
         return Panel(symbols, self.timeframe, pd.DatetimeIndex(grid).tz_localize("UTC"), candles)
 
-    def _note(self, symbol: str) -> None:
+    def _note(self, symbol: str, *, new_edition: bool) -> None:
         self._changes += 1
         self._revisions[symbol] = self._changes
+        if new_edition:
+            self._editions[symbol] = self._changes
 
     def _refuse_other_values(self, symbol: str, given: BarArrays, kept: NDArray[np.float64], known: NDArray[np.bool_]) -> None:
         both = np.isfinite(given.values) & np.isfinite(kept) & known[:, None]

@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from cryptoml.errors import BundleError, CryptomlError
@@ -13,7 +14,7 @@ from cryptoml.models.bundle import Bundle, load_bundle
 from cryptoml.models.registry import Registry
 from serve.problems import ConflictError, ModelUnavailableError, NotFoundError
 
-__all__ = ["LoadedModels", "ModelSource", "ModelVersion", "watch"]
+__all__ = ["LoadedModels", "ModelSource", "ModelVersion", "newest_bundle", "watch"]
 
 _LOG = logging.getLogger(__name__)
 _KEPT = 2  # the present version, and the one that requests in work may still be asking for
@@ -35,6 +36,18 @@ class ModelVersion:
     serving: bool
     added_at: str = ""
     reason: str = ""
+
+
+def newest_bundle(runs: Path) -> Path:
+    """Return the bundle below `runs` that was published last.
+
+    Raises:
+        BundleError: There is none.
+    """
+    bundles = [path for path in runs.glob("**/bundle") if path.is_dir()]
+    if not bundles:
+        raise BundleError(f"no bundle below {runs}; make one with `make run`, or name one with --bundle")
+    return max(bundles, key=lambda path: path.stat().st_mtime)
 
 
 class ModelSource:

@@ -15,13 +15,14 @@ from ray import serve
 from ray.serve.config import HTTPOptions
 
 from cryptoml.distributed.cluster import cluster
-from cryptoml.errors import BundleError, ConfigError, CryptomlError
+from cryptoml.errors import ConfigError, CryptomlError
 from serve.access import ENVIRONMENT
 from serve.app import AppArgs, build
 from serve.keys import read_keys
+from serve.model_source import newest_bundle
 from serve.settings import Batching, Limits
 
-__all__ = ["RunArgs", "main", "newest_bundle"]
+__all__ = ["RunArgs", "main"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -43,18 +44,6 @@ class RunArgs(BaseModel):
     max_ongoing: int = Field(64, ge=1, description="Requests in work; more are answered 503")
     batch_size: int = Field(32, ge=1, description="Requests answered from one forecast")
     cpus: int | None = Field(None, ge=1, description="Logical CPUs of the private cluster; all of this machine where absent")
-
-
-def newest_bundle(runs: Path) -> Path:
-    """Return the bundle below `runs` that was published last.
-
-    Raises:
-        BundleError: There is none.
-    """
-    bundles = [path for path in runs.glob("**/bundle") if path.is_dir()]
-    if not bundles:
-        raise BundleError(f"no bundle below {runs}; make one with `make run`, or name one with --bundle")
-    return max(bundles, key=lambda path: path.stat().st_mtime)
 
 
 def main(args: RunArgs) -> None:

@@ -1,22 +1,23 @@
-"""What a model reads of the kept bars, kept warm: a symbol's features are computed when its bars change, not when it is asked.
+"""What a model reads of the kept bars, kept warm: features are computed when bars come, not when somebody asks.
 
-The numbers are those that `Predictor` computes of the same bars, by the same functions.
+A symbol's next bar costs its one row (`LiveFeatures`), features over all symbols are computed once for each state of the bars.
+The numbers are those that `Predictor` computes of the same bars, bit for bit.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cryptoml.features.joins import bars_from_panel
 from cryptoml.features.market import market_from_panel
 from cryptoml.live.inputs import ModelInputs, Question
 from cryptoml.live.intake import Intake
 from cryptoml.live.prediction import Refusal
 from cryptoml.live.predictor import Predictor
 from serve.kept_bars import KeptBars
+from serve.symbol_rows import SymbolRows
 
 __all__ = ["KeptWindow", "WarmInputs", "judge"]
 
@@ -38,14 +39,6 @@ class KeptWindow:
     strangeness: float
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Features of one symbol's newest bars `[bar, feature]`, at one revision of its bars."""
-
-    revision: int
-    values: FloatArray
-
-
 class WarmInputs:
     """The inputs of one model over the kept bars; one thread at a time may use it.
 
@@ -58,7 +51,7 @@ class WarmInputs:
         self._predictor, self._kept = predictor, kept
         self._inputs: ModelInputs = predictor.inputs
         self._inputs.check_names(self._inputs.engineer.names)
-        self._rows: dict[str, _Rows] = {}
+        self._rows: dict[str, SymbolRows] = {}
         self._latest: tuple[tuple, KeptWindow] | None = None
 
     def window(self, now: pd.Timestamp) -> KeptWindow:
@@ -84,24 +77,24 @@ class WarmInputs:
         values = np.full((len(symbols), wanted, len(self._inputs.engineer.names)), np.nan, np.float32)
         for symbol, newest in usable.items():
             lag = (end - newest) // kept.step
-            values[symbols.index(symbol), : wanted - lag, :own] = self._symbol_rows(symbol, newest)[-(wanted - lag) :]
+            values[symbols.index(symbol), : wanted - lag, :own] = self._symbol_rows(symbol)[-(wanted - lag) :]
         if self._inputs.engineer.panel_features:
-            values[:, :, own:] = self._inputs.engineer.compute_market(market_from_panel(panel))[:, -wanted:]
+            values[:, :, own:] = self._inputs.engineer.newest_market(market_from_panel(panel), wanted)
         features, sigma = self._inputs.aligned(values, self._inputs.volatility(panel)[:, -wanted:], origins)
         question = Question(intake, panel.timestamps[-origins:], panel.present[:, -origins:], features, sigma)
         return KeptWindow(question, _strange_share(features[:, -1]))
 
-    def _symbol_rows(self, symbol: str, newest: int) -> FloatArray:
-        """Return the features of the symbol's own newest bars."""
-        revision = self._kept.revision(symbol)
-        found = self._rows.get(symbol)
-        if found is None or found.revision != revision:
-            needs = self._predictor.needs
-            panel = self._kept.panel((symbol,), {symbol: newest}, newest, needs.history_bars + needs.max_age_bars)
-            values = self._inputs.engineer.compute(bars_from_panel(panel, symbol))
-            found = _Rows(revision, values[-(self._inputs.context_bars + needs.max_age_bars) :].copy())
-            self._rows[symbol] = found
-        return found.values
+    def follow(self, symbols: Iterable[str]) -> None:
+        """Compute the features of some symbols' newest bars before anybody asks."""
+        for symbol in symbols:
+            if symbol in self._predictor.symbols and len(self._kept.bars(symbol)) >= self._predictor.history_bars:
+                self._symbol_rows(symbol)
+
+    def _symbol_rows(self, symbol: str) -> FloatArray:
+        if symbol not in self._rows:
+            engineer, context = self._inputs.engineer, self._inputs.context_bars
+            self._rows[symbol] = SymbolRows(engineer, self._kept, symbol, self._predictor.needs, context)
+        return self._rows[symbol].rows()
 
 
 def judge(predictor: Predictor, kept: KeptBars, now: pd.Timestamp, symbols: Sequence[str] | None = None) -> Intake:

@@ -181,6 +181,18 @@ class AdvancedFeatureEngineer:
         _fill_chunks(market, self.panel_features, out, max(CHUNK_BARS // max(num_assets, 1), 8_192))
         return out
 
+    def newest_market(self, market: Market, num_bars: int) -> FloatArray:
+        """Return the last `num_bars` bars of `compute_market`, bit for bit; no feature reads further back than it must."""
+        out = np.empty((len(market.present), num_bars, len(self.panel_features)), np.float32)
+        of_lookback: dict[int, list[int]] = {}
+        for place, one in enumerate(self.panel_features):
+            of_lookback.setdefault(one.lookback, []).append(place)
+        for lookback, places in of_lookback.items():
+            features = tuple(self.panel_features[place] for place in places)
+            start = max(market.present.shape[1] - num_bars - lookback + 1, 0)
+            out[..., places] = _newest(market.slice(start, market.present.shape[1]), features, num_bars)
+        return out
+
     def extract_all_features(
         self,
         ohlcv: pd.DataFrame,
@@ -221,6 +233,11 @@ class AdvancedFeatureEngineer:
         Takes and refuses what `extract_all_features` does, whose rows its own equal. Features over a panel are not in it.
         """
         panel, _ = panel_from_inputs(ohlcv, self.config.timeframe, onchain, orderbook, cross_exchange, trades)
+        return self.live_from(panel)
+
+    def live_from(self, panel: Panel) -> LiveFeatures:
+        """Return the same from a panel of one symbol, with its tables."""
+        _check_timeframe(panel.timeframe, self.config.timeframe)
         return LiveFeatures(self._live_plan, panel)
 
     @cached_property
@@ -263,6 +280,13 @@ def _fill_chunks(bars: Bars | Market, features: tuple[Feature, ...], out: FloatA
                 block[index] = one(chunk)[..., start - first :]
         block[np.isinf(block)] = np.nan  # beyond float32
         out[..., start:stop, :] = np.moveaxis(block, 0, -1)
+
+
+def _newest(market: Market, features: tuple[Feature, ...], num_bars: int) -> FloatArray:
+    """Return the last bars of some features, `[asset, bar, feature]`."""
+    out = np.empty((*market.present.shape, len(features)), np.float32)
+    _fill_chunks(market, features, out, out.shape[1])
+    return out[:, -num_bars:]
 
 
 def _checked(config: FeatureConfig | Mapping[str, Any] | None) -> FeatureConfig:

@@ -1,4 +1,4 @@
-"""The page at `/`: files beside this package, read once and answered from memory."""
+"""The page at `/` and the described interface at `/docs`: files beside this package, read once and answered from memory."""
 
 import hashlib
 from pathlib import Path
@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 __all__ = ["page_routes"]
 
 _PAGE = Path(__file__).parents[1] / "page"
+_ADDRESSES = {"index.html": "/", "docs.html": "/docs"}
 _TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -17,12 +18,12 @@ _TYPES = {
 
 
 def page_routes(folder: Path = _PAGE) -> APIRouter:
-    """Return a route for each file of the page; `index.html` answers at `/`. They need no key, since they hold no data."""
+    """Return a route for each file, `index.html` at `/` and `docs.html` at `/docs`; they hold no data and need no key."""
     router = APIRouter(include_in_schema=False)
     for path in sorted(folder.rglob("*")):
         if path.suffix in _TYPES:
             name = path.relative_to(folder).as_posix()
-            _add(router, "/" if name == "index.html" else f"/{name}", path.read_bytes(), _TYPES[path.suffix])
+            _add(router, _ADDRESSES.get(name, f"/{name}"), path.read_bytes(), _TYPES[path.suffix])
     return router
 
 

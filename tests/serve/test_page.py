@@ -16,13 +16,14 @@ from tests.conftest import REPOSITORY
 PAGE = REPOSITORY / "serve" / "page"
 FILES = sorted(path for path in PAGE.rglob("*") if path.is_file())
 MODULES = [path for path in FILES if path.suffix == ".js"]
-INDEX = (PAGE / "index.html").read_text()
+PAGES = {"index.html": "/", "docs.html": "/docs"}
+HTML = "\n".join((PAGE / name).read_text() for name in PAGES)
 NAMES = [path.relative_to(PAGE).as_posix() for path in FILES]
 
 
 @pytest.fixture
 def client(connect: Callable[..., Any]) -> Any:
-    app = FastAPI()
+    app = FastAPI(docs_url=None, redoc_url=None)
     app.add_middleware(SecurityHeaders)
     app.include_router(page_routes())
     return connect(app)
@@ -30,7 +31,7 @@ def client(connect: Callable[..., Any]) -> Any:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_file_is_answered_as_what_it_is(client: Any, name: str) -> None:
-    answer = client.get("/" if name == "index.html" else f"/{name}")
+    answer = client.get(PAGES.get(name, f"/{name}"))
     kinds = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
     assert answer.status_code == 200
     assert answer.content == (PAGE / name).read_bytes()
@@ -48,12 +49,23 @@ def test_what_a_browser_has_is_not_sent_again(client: Any) -> None:
 
 
 def test_nothing_but_its_files_is_answered(client: Any) -> None:
-    for path in ("/app", "/app/", "/style/../headers.py", "/%2e%2e/api.py", "/index.html/", "/app/none.js"):
+    for path in (
+        "/app",
+        "/app/",
+        "/style/../headers.py",
+        "/%2e%2e/api.py",
+        "/index.html/",
+        "/docs.html",
+        "/redoc",
+        "/app/none.js",
+    ):
         assert client.get(path).status_code == 404, path
 
 
 def test_the_policy_lets_nothing_in_from_elsewhere_and_no_inline_code(client: Any) -> None:
-    policy = dict(part.strip().split(" ", 1) for part in client.get("/").headers["content-security-policy"].split(";"))
+    texts = {client.get(address).headers["content-security-policy"] for address in PAGES.values()}
+    assert len(texts) == 1
+    policy = dict(part.strip().split(" ", 1) for part in texts.pop().split(";"))
     assert policy["default-src"] == "'none'"
     assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == policy["img-src"] == "'self'"
     assert policy["frame-ancestors"] == policy["base-uri"] == "'none'"
@@ -62,8 +74,8 @@ def test_the_policy_lets_nothing_in_from_elsewhere_and_no_inline_code(client: An
 
 
 def test_the_page_has_no_inline_script_or_style() -> None:
-    assert not re.search(r"<style|\sstyle=|\son[a-z]+=|javascript:", INDEX)
-    assert all("src=" in tag for tag in re.findall(r"<script[^>]*>", INDEX))
+    assert not re.search(r"<style|\sstyle=|\son[a-z]+=|javascript:", HTML)
+    assert all("src=" in tag for tag in re.findall(r"<script[^>]*>", HTML))
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
@@ -83,10 +95,10 @@ def test_a_module_says_what_it_is_and_never_writes_markup(path: Path) -> None:
 
 
 def test_every_file_is_used() -> None:
-    used = {(PAGE / name).resolve() for name in re.findall(r'(?:href|src)="([\w/.]+\.(?:css|js|svg))"', INDEX)}
+    used = {(PAGE / name).resolve() for name in re.findall(r'(?:href|src)="([\w/.]+\.(?:css|js|svg))"', HTML)}
     for path in MODULES:
         used |= {(path.parent / name).resolve() for name in re.findall(r'from "([^"]+)"', path.read_text())}
-    assert used == {path.resolve() for path in FILES} - {(PAGE / "index.html").resolve()}
+    assert used == {path.resolve() for path in FILES} - {(PAGE / name).resolve() for name in PAGES}
 
 
 def palettes() -> dict[str, dict[str, str]]:

@@ -228,6 +228,7 @@ def test_candles_are_read_by_key_and_pointer(visit: Any, site: Site) -> None:
     box = chart.bounding_box()
     page.mouse.move(box["x"] + 10, box["y"] + 100)
     expect(line).to_contain_text(told["timestamp"][-120][:10])
+    assert f"{told['close'][-120]:,.0f}"[:2] in line.inner_text()
 
 
 def test_graph_can_be_thinned_and_followed(visit: Any, site: Site, size: str) -> None:
@@ -295,6 +296,7 @@ def test_versions_are_promoted_and_rolled_back_by_admins(visit: Any, site: Site,
 
 
 def test_a_reader_is_told_what_the_key_may_not_do(visit: Any, site: Site) -> None:
+    before = site.ask("GET", "models").json()["serving"]
     page = visit("models", key="read", refusals=(403,))
     page.get_by_role("button", name="Promote").click()
     page.get_by_role("dialog").get_by_role("button", name="Promote").click()
@@ -303,6 +305,8 @@ def test_a_reader_is_told_what_the_key_may_not_do(visit: Any, site: Site) -> Non
     page.get_by_role("button", name="Use key").click()
     expect(page.get_by_role("dialog")).to_have_count(0)
     page.wait_for_function("key => sessionStorage.getItem('cryptoml.key') === key", arg=site.keys["admin"])
+    serving = [one["version"] for one in site.ask("GET", "models").json()["versions"] if one["serving"]]
+    assert serving == [before], "the reader's button changed the version"
 
 
 def test_new_bars_and_a_lost_connection_show_by_themselves(visit: Any, site: Site) -> None:
@@ -312,6 +316,7 @@ def test_new_bars_and_a_lost_connection_show_by_themselves(visit: Any, site: Sit
     expect(page.locator(".readout")).not_to_contain_text(f"{stamp[:10]} {stamp[11:16]}")
     assert site.ask("PUT", "candles/SOLUSDT", json=site.newest).status_code == 200
     expect(page.locator(".readout")).to_contain_text(f"{stamp[:10]} {stamp[11:16]}")
+    assert site.ask("GET", "candles/SOLUSDT/status").json()["last_bar"][:16] == stamp[:16]
 
 
 def test_a_service_out_of_reach_is_told_beside_what_was_known(visit: Any) -> None:
@@ -325,6 +330,7 @@ def test_a_service_out_of_reach_is_told_beside_what_was_known(visit: Any) -> Non
     page.unroute("**/v1/symbols")
     page.get_by_role("button", name="Try again").click()
     expect(page.get_by_role("alert")).to_have_count(0)
+    assert page.locator(".symbols tbody tr").count() == 3
 
 
 def test_unknown_symbol_and_health(visit: Any, site: Site, size: str) -> None:
@@ -335,3 +341,24 @@ def test_unknown_symbol_and_health(visit: Any, site: Site, size: str) -> None:
     expect(tiles).to_have_count(4)
     for text in ("Up", "Ready", "of 3", "Live"):
         expect(tiles.get_by_text(text).first).to_be_visible()
+    fresh = sum(row["candles"]["fresh"] for row in site.ask("GET", "symbols").json()["symbols"])
+    assert f"{fresh} of 3" in " ".join(tiles.all_inner_texts())
+
+
+def test_the_interface_is_described_and_can_be_tried(visit: Any, site: Site, size: str, tmp_path: Path) -> None:
+    page = visit("", size)
+    page.goto(f"{site.url}/docs")
+    described = site.ask("GET", "../openapi.json").json()
+    operations = page.locator(".operation")
+    expect(operations).to_have_count(sum(len(methods) for methods in described["paths"].values()))
+    expect(page.locator("[id^=shape-]")).to_have_count(len(described["components"]["schemas"]))
+    signals = page.locator("#post-v1-signals")
+    signals.locator("summary").click()
+    signals.get_by_role("link", name="ForecastRequest").click()
+    expect(page.locator("#shape-ForecastRequest .fields")).to_be_visible()
+    signals.get_by_label("JSON body").fill('{"symbols": ["BTCUSDT"]}')
+    signals.get_by_role("button", name="Send").click()
+    expect(signals.get_by_role("status")).to_contain_text("200")
+    expect(signals.get_by_role("status")).to_contain_text('"symbol": "BTCUSDT"')
+    page.screenshot(path=tmp_path / f"{size}-docs.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

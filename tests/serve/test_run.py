@@ -21,7 +21,8 @@ from ray.serve.schema import ServeApplicationSchema
 from cryptoml.errors import BundleError, ConfigError
 from serve.app import AppArgs
 from serve.deployments import Adapter, Features, Ingress, member_deployment
-from serve.run import RunArgs, main, newest_bundle
+from serve.model_source import newest_bundle
+from serve.run import RunArgs, main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STARTUP_SECONDS = 120
