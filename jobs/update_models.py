@@ -48,12 +48,14 @@ def main(arguments: UpdateArguments) -> int:
     if arguments.rollback:
         version = registry.rollback(reason="asked for")
         say(f"{version} serves again")
+        write_result(arguments.out, job="update_models", method="rollback", version=version, champion=version)
         return 0
     if arguments.adopt is not None:
-        return _crown(registry, _fetched(arguments.adopt), f"adopted from {open_storage(arguments.adopt).address}")
+        place = open_storage(arguments.adopt).address
+        return _crown(arguments, registry, _fetched(arguments.adopt), "adopt", f"adopted from {place}")
     with open_stages(arguments) as stages:
         if registry.champion() is None:
-            return _crown(registry, _train(arguments, stages, None), "first model")
+            return _crown(arguments, registry, _train(arguments, stages, None), "first", "first model")
         panel = read_data(arguments, arguments.experiment()).panel
         done = update(
             registry,
@@ -67,10 +69,11 @@ def main(arguments: UpdateArguments) -> int:
     return 0
 
 
-def _crown(registry: Registry, bundle: Bundle, reason: str) -> int:
+def _crown(arguments: UpdateArguments, registry: Registry, bundle: Bundle, method: str, reason: str) -> int:
     version = registry.add(bundle, reason=reason)
     registry.promote(version, reason=reason)
     say(f"{version} serves now: {reason}")
+    write_result(arguments.out, job="update_models", method=method, version=version, champion=version, reason=reason)
     return 0
 
 

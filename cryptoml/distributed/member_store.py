@@ -7,17 +7,15 @@ A full disk or a lost connection thus leaves the checkpoint before; Ray Train's 
 place, read before every start, and behind by what its controller has not yet polled.
 """
 
-import tempfile
 import time
 import uuid
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 from cryptoml.data.storage import Storage, open_storage
 from cryptoml.errors import ConfigError, DataError
 from cryptoml.training.checkpoint import CHECKPOINT_NAME
-from cryptoml.training.member import FittedMember, load_fitted, save_fitted
+from cryptoml.training.member import FittedMember, pack_fitted, unpack_fitted
 
 __all__ = ["MemberStore", "require_writable"]
 
@@ -44,7 +42,7 @@ def require_writable(folder: str) -> None:
 
 
 class MemberStore:
-    """Files of one run.
+    """Files of one run, which never touch the disk of the machine that writes or reads them: a full one stops no fit.
 
     Args:
         folder: Storage of all runs, local or `s3://`.
@@ -68,19 +66,19 @@ class MemberStore:
         if not self._storage.exists(f"{self.name}/{MARKER_NAME}"):
             raise ConfigError(f"storage must be reached by all nodes, as s3:// or a shared folder is; {self.address} is not here")
 
-    def fetch_checkpoint(self, folder: Path) -> None:
-        """Copy the newest checkpoint into a local folder, if there is one."""
+    def checkpoint(self) -> bytes | None:
+        """Return the content of the newest checkpoint, or None where there is none."""
         relative = f"{self.name}/{CHECKPOINT_NAME}"
-        if self._patiently(lambda: self._storage.exists(relative)):
-            (folder / CHECKPOINT_NAME).write_bytes(self._patiently(lambda: self._storage.read(relative)))
+        if not self._patiently(lambda: self._storage.exists(relative)):
+            return None
+        return self._patiently(lambda: self._storage.read(relative))
 
-    def publish_checkpoint(self, path: Path) -> None:
-        """Make a local file the newest checkpoint.
+    def publish_checkpoint(self, content: bytes) -> None:
+        """Replace the newest checkpoint.
 
         Raises:
             DataError: The storage cannot be written; the checkpoint before is untouched.
         """
-        content = path.read_bytes()
         self._patiently(lambda: self._storage.publish(f"{self.name}/{CHECKPOINT_NAME}", content))
 
     def remove_checkpoint(self) -> None:
@@ -93,9 +91,7 @@ class MemberStore:
         Raises:
             DataError: The storage cannot be written.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            save_fitted(Path(folder) / FITTED_NAME, fitted)
-            content = (Path(folder) / FITTED_NAME).read_bytes()
+        content = pack_fitted(fitted)
         self._patiently(lambda: self._storage.publish(f"{self.name}/{FITTED_NAME}", content))
 
     def fitted(self) -> FittedMember | None:
@@ -107,9 +103,7 @@ class MemberStore:
         relative = f"{self.name}/{FITTED_NAME}"
         if not self._storage.exists(relative):
             return None
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / FITTED_NAME).write_bytes(self._storage.read(relative))
-            return load_fitted(Path(folder) / FITTED_NAME)
+        return unpack_fitted(self._storage.read(relative), f"{self._storage.address}/{relative}")
 
     def _patiently(self, action: Callable[[], _T]) -> _T:
         """Try again for half a minute where the storage is remote; a local one does not heal by itself."""

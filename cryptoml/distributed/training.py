@@ -9,11 +9,9 @@ start-up. Several workers form a group that Ray Train places, connects (gloo or 
 """
 
 import logging
-import tempfile
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -225,24 +223,21 @@ def _work(config: dict[str, Any]) -> None:
     torch.set_num_threads(run.workers.threads)
     device = train.torch.get_device() if run.workers.gpus else torch.device("cpu")
     rank = context.get_world_rank()
-    with tempfile.TemporaryDirectory() as scratch:
-        if rank == 0:
-            store.fetch_checkpoint(Path(scratch))
 
-        def report(event: EpochEnd) -> None:
-            if rank == 0 and run.counter is not None:
-                run.counter.tick.remote()
+    def report(event: EpochEnd) -> None:
+        if rank == 0 and run.counter is not None:
+            run.counter.tick.remote()
 
-        fitted = fit_member(
-            ray.get(run.shared[0]),
-            run.task,
-            checkpoint_dir=Path(scratch),
-            on_epoch_end=report,
-            on_checkpoint=store.publish_checkpoint,
-            device=device,
-            progress=False,
-            rank=rank,
-            world_size=context.get_world_size(),
-        )
+    fitted = fit_member(
+        ray.get(run.shared[0]),
+        run.task,
+        on_epoch_end=report,
+        on_checkpoint=store.publish_checkpoint,
+        resume=store.checkpoint() if rank == 0 else None,
+        device=device,
+        progress=False,
+        rank=rank,
+        world_size=context.get_world_size(),
+    )
     if rank == 0:
         store.publish_fitted(fitted)

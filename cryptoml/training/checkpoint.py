@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from cryptoml.errors import DataError
@@ -24,14 +24,38 @@ __all__ = [
     "join_state",
     "latest_checkpoint",
     "load_weights",
+    "pack",
     "read_tensors",
     "require_writable",
     "split_state",
+    "unpack",
     "weights_of",
+    "write_file",
     "write_tensors",
 ]
 
 CHECKPOINT_NAME = "last.safetensors"
+LENGTH_BYTES = 8
+"""A safetensors file begins with the length of its header, which is JSON."""
+
+
+def pack(tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> bytes:
+    """Return the content of a file with tensors and a JSON document."""
+    owned = {name: values.detach().cpu().clone().contiguous() for name, values in tensors.items()}
+    return save(owned, metadata={"document": json.dumps(document)})
+
+
+def unpack(content: bytes, place: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Undo `pack`: tensors on the CPU and the document.
+
+    Raises:
+        DataError: The content is damaged; the message names `place`.
+    """
+    try:
+        header = content[LENGTH_BYTES : LENGTH_BYTES + int.from_bytes(content[:LENGTH_BYTES], "little")]
+        return load(content), json.loads(json.loads(header)["__metadata__"]["document"])
+    except (SafetensorError, TypeError, KeyError, ValueError) as error:
+        raise DataError(f"checkpoint {place} is damaged or not a checkpoint: {error}") from error
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> Path:
@@ -40,16 +64,21 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], document: Map
     Raises:
         DataError: The folder cannot be written (full disk, read-only); an older file at `path` stays intact.
     """
+    return write_file(path, pack(tensors, document))
+
+
+def write_file(path: str | Path, content: bytes) -> Path:
+    """Publish what `pack` gave as one file; see `write_tensors`."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    owned = {name: values.detach().cpu().clone().contiguous() for name, values in tensors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(owned, temporary, metadata={"document": json.dumps(document)})
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         with suppress(OSError):
             temporary.unlink()
         raise DataError(f"checkpoint {path} cannot be written, earlier ones are intact: {error}") from error
@@ -80,12 +109,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"checkpoint {path} must be an existing file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, json.loads(file.metadata()["document"])
-    except (SafetensorError, TypeError, KeyError, ValueError) as error:
-        raise DataError(f"checkpoint {path} is damaged or not a checkpoint: {error}") from error
+    return unpack(path.read_bytes(), path)
 
 
 def latest_checkpoint(folder: str | Path) -> Path | None:

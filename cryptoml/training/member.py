@@ -21,7 +21,7 @@ from cryptoml.errors import DataError
 from cryptoml.features.selection import columns_of
 from cryptoml.features.targets import TargetConfig, Targets
 from cryptoml.models.forecaster import Architecture, Forecaster, ForecasterConfig, build_forecaster
-from cryptoml.training.checkpoint import CHECKPOINT_NAME, read_tensors, write_tensors
+from cryptoml.training.checkpoint import CHECKPOINT_NAME, pack, unpack, write_file
 from cryptoml.training.chunks import ChunkLoader
 from cryptoml.training.config import EpochEnd, TrainingConfig
 from cryptoml.training.objectives import objective_of
@@ -37,8 +37,10 @@ __all__ = [
     "fit_member",
     "load_fitted",
     "member_loss",
+    "pack_fitted",
     "save_fitted",
     "shuffled",
+    "unpack_fitted",
 ]
 
 CONTROL = "shuffled_labels"
@@ -163,6 +165,11 @@ class FittedMember:
 
 def save_fitted(path: Path, fitted: FittedMember) -> None:
     """Write a fitted member as one file, atomically."""
+    write_file(path, pack_fitted(fitted))
+
+
+def pack_fitted(fitted: FittedMember) -> bytes:
+    """Return the content of a file with a fitted member."""
     document = {
         "name": fitted.name,
         "forecaster": fitted.forecaster.model_dump(mode="json"),
@@ -170,7 +177,7 @@ def save_fitted(path: Path, fitted: FittedMember) -> None:
         "validation_loss": fitted.validation_loss,
         "seconds": fitted.seconds,
     }
-    write_tensors(path, {name: torch.from_numpy(np.array(value)) for name, value in fitted.weights.items()}, document)
+    return pack({name: torch.from_numpy(np.array(value)) for name, value in fitted.weights.items()}, document)
 
 
 def load_fitted(path: Path) -> FittedMember:
@@ -179,7 +186,18 @@ def load_fitted(path: Path) -> FittedMember:
     Raises:
         DataError: The file is absent, damaged, or holds something else.
     """
-    tensors, document = read_tensors(path)
+    if not path.is_file():
+        raise DataError(f"checkpoint {path} must be an existing file")
+    return unpack_fitted(path.read_bytes(), path)
+
+
+def unpack_fitted(content: bytes, path: str | Path) -> FittedMember:
+    """Undo `pack_fitted`.
+
+    Raises:
+        DataError: The content is damaged or something else; the message names `path`.
+    """
+    tensors, document = unpack(content, path)
     try:
         forecaster = ForecasterConfig.model_validate(document.pop("forecaster"))
         return FittedMember(forecaster=forecaster, weights={name: value.numpy() for name, value in tensors.items()}, **document)
@@ -194,7 +212,8 @@ def fit_member(
     checkpoint_dir: Path | None = None,
     log_dir: Path | None = None,
     on_epoch_end: Callable[[EpochEnd], None] | None = None,
-    on_checkpoint: Callable[[Path], None] | None = None,
+    on_checkpoint: Callable[[bytes], None] | None = None,
+    resume: bytes | None = None,
     prepare_model: Callable[[nn.Module], nn.Module] | None = None,
     device: torch.device | str | None = None,
     progress: bool | None = None,
@@ -213,6 +232,7 @@ def fit_member(
         log_dir: Where the first worker writes TensorBoard events; none by default.
         on_epoch_end: As for `fit`.
         on_checkpoint: As for `fit`.
+        resume: Content of a checkpoint to go on from, instead of the one in `checkpoint_dir`.
         prepare_model: As for `fit`; not needed for data parallelism.
         device: Where to train; the CPU by default.
         progress: As for `fit`.
@@ -222,7 +242,7 @@ def fit_member(
     labels = shuffled(data.targets, data.fold, task.training.seed) if task.shuffle_labels else data.targets
     with seeded(task.training.seed):
         model = build_forecaster(task.forecaster)
-    resume = checkpoint_dir if checkpoint_dir is not None and (checkpoint_dir / CHECKPOINT_NAME).exists() else None
+    kept = checkpoint_dir is not None and (checkpoint_dir / CHECKPOINT_NAME).exists()
     result = fit(
         model,
         _loader(data, labels, task, data.fold.train, shuffle=True, shard=(rank, world_size)),
@@ -231,7 +251,7 @@ def fit_member(
         on_epoch_end=on_epoch_end,
         on_checkpoint=on_checkpoint,
         prepare_model=prepare_model,
-        resume=resume,
+        resume=checkpoint_dir if resume is None and kept else resume,
         checkpoint_dir=checkpoint_dir,
         log_dir=log_dir,
         device=device,

@@ -15,7 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from cryptoml.errors import ConfigError, DataError
-from cryptoml.training.checkpoint import CHECKPOINT_NAME, read_tensors, require_writable, write_tensors
+from cryptoml.training.checkpoint import CHECKPOINT_NAME, pack, read_tensors, require_writable, unpack, write_file
 from cryptoml.training.config import EpochEnd, FitResult, TrainingConfig
 from cryptoml.training.events import EventLog
 from cryptoml.training.failures import memory_hints
@@ -29,7 +29,7 @@ from cryptoml.training.workers import Workers
 __all__ = ["EpochEnd", "FitResult", "TrainingConfig", "UltimateTrainer", "fit"]
 
 OnEpochEnd = Callable[[EpochEnd], None]
-OnCheckpoint = Callable[[Path], None]
+OnCheckpoint = Callable[[bytes], None]
 
 
 def fit(
@@ -42,7 +42,7 @@ def fit(
     on_epoch_end: OnEpochEnd | None = None,
     on_checkpoint: OnCheckpoint | None = None,
     prepare_model: Callable[[nn.Module], nn.Module] | None = None,
-    resume: str | Path | None = None,
+    resume: str | Path | bytes | None = None,
     checkpoint_dir: str | Path | None = None,
     log_dir: str | Path | None = None,
     device: torch.device | str | None = None,
@@ -64,9 +64,10 @@ def fit(
         config: Settings of the loop.
         objective: Losses and metrics of a batch; by default what fits the model.
         on_epoch_end: Called after each epoch's checkpoint; what it raises ends the run and reaches the caller.
-        on_checkpoint: Called on the first worker with each resumable checkpoint, of an epoch or inside one, once it is written.
+        on_checkpoint: Called on the first worker with the content of each resumable checkpoint, of an epoch or inside one,
+            after it is written; needs no `checkpoint_dir`.
         prepare_model: Wraps the module that maps a portion of a step to its loss. Data parallelism needs none.
-        resume: Checkpoint file, or a folder with one, to go on from. The first worker's counts.
+        resume: Checkpoint to go on from: a file, a folder with one, or the content. The first worker's counts.
         checkpoint_dir: Where the first worker keeps `last`, `best` and periodic checkpoints; none by default.
         log_dir: Where the first worker writes TensorBoard events; none by default.
         device: Where to train; where the model is by default.
@@ -90,20 +91,20 @@ def fit(
         folder = _open_checkpoints(learner, resume, checkpoint_dir)
         events = EventLog(log_dir if rank == 0 else None, learner.epoch)
         try:
-            _run_epochs(learner, on_epoch_end, _Checkpoints(folder, on_checkpoint), events, progress)
+            _run_epochs(learner, on_epoch_end, _checkpoints(learner, folder, on_checkpoint), events, progress)
         finally:
             learner.restore_best()
             events.close()
     return learner.result()
 
 
-def _open_checkpoints(learner: Learner, resume: str | Path | None, folder: str | Path | None) -> Path | None:
+def _open_checkpoints(learner: Learner, resume: str | Path | bytes | None, folder: str | Path | None) -> Path | None:
     """See that checkpoints can be written and go on from one; both places are those that the first worker was given."""
     first = learner.workers.by_first
     place = first(lambda: None if folder is None else require_writable(folder))
-    path = first(lambda: None if resume is None else _checkpoint_file(resume))
-    if path is not None:
-        restore_run(learner, *first(lambda: read_tensors(path)), path)
+    found = first(lambda: None if resume is None else _checkpoint(resume))
+    if found is not None:
+        restore_run(learner, *found)
     return place
 
 
@@ -140,6 +141,7 @@ class _Checkpoints:
     """Writes the checkpoints of a run, on all workers at once, and tells of the resumable ones."""
 
     folder: Path | None
+    told: bool
     heard: OnCheckpoint | None
 
     def after_step(self, learner: Learner) -> None:
@@ -159,17 +161,27 @@ class _Checkpoints:
         self._write(learner, names + [CHECKPOINT_NAME] * due)
 
     def _write(self, learner: Learner, names: list[str]) -> None:
-        folder = self.folder
-        if folder is None or not names:
+        folder, told = self.folder, self.told and CHECKPOINT_NAME in names
+        if not names or (folder is None and not told):
             return
         state = state_of_run(learner)
-        learner.workers.by_first(lambda: [write_tensors(folder / name, *state) for name in names])
-        if self.heard is not None and names[-1] == CHECKPOINT_NAME and learner.workers.rank == 0:
-            self.heard(folder / CHECKPOINT_NAME)
+        content = pack(*state) if learner.workers.rank == 0 else b""
+        if folder is not None:
+            learner.workers.by_first(lambda: [write_file(folder / name, content) for name in names])
+        if told and self.heard is not None and learner.workers.rank == 0:
+            self.heard(content)
 
 
-def _checkpoint_file(resume: str | Path) -> Path:
-    return Path(resume) / CHECKPOINT_NAME if Path(resume).is_dir() else Path(resume)
+def _checkpoints(learner: Learner, folder: Path | None, heard: OnCheckpoint | None) -> _Checkpoints:
+    return _Checkpoints(folder, learner.workers.by_first(lambda: heard is not None), heard)
+
+
+def _checkpoint(resume: str | Path | bytes) -> tuple[dict[str, torch.Tensor], dict[str, Any], Path]:
+    """Return tensors and document of a checkpoint, and where it is from."""
+    if isinstance(resume, bytes):
+        return *unpack(resume, CHECKPOINT_NAME), Path(CHECKPOINT_NAME)
+    path = Path(resume) / CHECKPOINT_NAME if Path(resume).is_dir() else Path(resume)
+    return *read_tensors(path), path
 
 
 def _device_of(model: nn.Module) -> torch.device:

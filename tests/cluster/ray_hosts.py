@@ -117,7 +117,7 @@ class Cluster:
         }
         redis = ["redis-server", "--bind", self.store.address, "--protected-mode", "no", "--save", "", "--dir", "/tmp"]
         self.store.spawn(redis, {}, "/tmp/redis.log")
-        server = ["python", "-m", "tests.cluster.s3_server", self.store.address, "5000", BUCKET, "/tmp/fail"]
+        server = ["python", "-m", "tests.cluster.s3_server", self.store.address, "5000", BUCKET, "/tmp"]
         self.store.spawn(server, {}, "/tmp/s3.log")
         wait_until(self.store.path("/tmp/ready-s3").exists, 240, "the S3 server's start")
         self.start_head()
@@ -179,6 +179,11 @@ class Cluster:
         flag = self.store.path("/tmp/fail")
         flag.touch() if failing else flag.unlink()
 
+    def damaged(self) -> list[str]:
+        """Return the keys of all objects so far that could be read before they were whole."""
+        path = self.store.path("/tmp/damaged")
+        return path.read_text().splitlines() if path.exists() else []
+
     def fetch(self, folder: str, to: Path) -> Path:
         """Copy a folder of the S3 server to this machine."""
         code = "import sys;from pyarrow import fs;from cryptoml.data.storage import open_storage as o;s=o(sys.argv[1]);"
@@ -187,6 +192,7 @@ class Cluster:
         self.store.run(["mkdir", "-p", "/tmp/fetched"], {})
         done = self.store.run(["python", "-c", code, self.s3(folder)], {})
         assert done.returncode == 0, done.stderr
+        to.mkdir(parents=True, exist_ok=True)
         subprocess.run(["cp", "-r", f"{self.store.path('/tmp/fetched')}/.", str(to)], check=True)
         return to
 

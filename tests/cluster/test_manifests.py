@@ -69,6 +69,27 @@ def test_schema_refuses_a_misspelt_field_of_any_pod(entry: tuple[str, Document])
         assert any("imagePullpolicy" in fault for fault in faults(damaged))
 
 
+def test_the_fallback_changes_the_upgrade_and_nothing_else() -> None:
+    (service,) = [document for _, document in documents() if document["kind"] == "RayService"]
+    patch = yaml.safe_load((KUBERAY / "patches" / "new_cluster.yaml").read_text())
+    patched = merged(service, patch)
+    assert faults(patched) == []
+    assert service["spec"]["upgradeStrategy"]["type"] == "NewClusterWithIncrementalUpgrade"
+    assert patched["spec"].pop("upgradeStrategy") == {"type": "NewCluster"}
+    assert patched["spec"] == {name: value for name, value in service["spec"].items() if name != "upgradeStrategy"}
+
+
+def merged(document: Document, patch: Document) -> Document:
+    """Return a document after a merge patch (RFC 7396)."""
+    found = dict(document)
+    for name, value in patch.items():
+        if value is None:
+            found.pop(name, None)
+        else:
+            found[name] = merged(found.get(name, {}), value) if isinstance(value, dict) else value
+    return found
+
+
 def test_schema_refuses_a_misspelt_field_of_ray() -> None:
     (cluster,) = [document for _, document in documents() if document["kind"] == "RayCluster"]
     for change in ({"rayversion": "2.60.0"}, {"authOptions": {"mode": "on"}}, {"gcsFaultToleranceOptions": {}}):

@@ -1,8 +1,11 @@
 """A storage that is not there, refuses the keys, or does not answer: each job says so at once, and what to do."""
 
+import os
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +76,36 @@ def demand(endpoint: str, after: str) -> None:
 def test_keys_that_the_store_does_not_know(strict: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for line in lines(strict, tmp_path, capsys):
         assert "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in line
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """Answers as S3 does to whoever shows no keys."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(403)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Keep quiet."""
+
+
+@pytest.fixture
+def without_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """An address without keys, on a machine that has none, of a store that asks for them."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"s3://market/{{}}?endpoint_override=http://127.0.0.1:{server.server_port}&region=us-east-1"
+    server.shutdown()
+    server.server_close()
+
+
+def test_no_keys_at_all(without_keys: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = lines(without_keys, tmp_path, capsys, only=0)
+    assert "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in line
 
 
 @pytest.mark.slow

@@ -55,6 +55,7 @@ def test_trains_updates_and_rolls_back(flags: list[str], tmp_path: Path, capsys:
     registry.promote(result["version"])
     assert job(*flags, "--rollback") == 0
     assert registry.champion() == first
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["champion"] == first
     assert job(*flags, "--adopt", str(tmp_path / "absent")) == 2
     assert "error: " in capsys.readouterr().err
 
@@ -69,4 +70,6 @@ def test_a_bundle_is_adopted(flags: list[str], tmp_path: Path) -> None:
     assert job(*flags) == 0
     other = [str(tmp_path / "other") if flag.endswith("/registry") else flag for flag in flags]
     assert job(*other, "--adopt", str(tmp_path / "out" / "bundle")) == 0
-    assert len(Registry(tmp_path / "other").versions()) == 1
+    (version,) = Registry(tmp_path / "other").versions()
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert (result["method"], result["version"]) == ("adopt", version)

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from cryptoml.errors import ConfigError, DataError
 from cryptoml.models.forecaster import Forecaster, ForecasterConfig, build_forecaster
-from cryptoml.training.checkpoint import latest_checkpoint, load_weights, read_tensors
+from cryptoml.training.checkpoint import latest_checkpoint, load_weights, unpack
 from cryptoml.training.trainer import TrainingConfig, UltimateTrainer, fit
 
 CONFIG = TrainingConfig(max_epochs=4, batch_size=3, chunk_bars=32, learning_rate=3e-3)
@@ -87,14 +87,14 @@ def test_finished_run_resumes_to_its_result(loaders, tmp_path):
     assert same_weights(first, second)
 
 
-def epoch_in(path):
-    return read_tensors(path)[1]["progress"]["epoch"]
+def epoch_in(content):
+    return unpack(content, "")[1]["progress"]["epoch"]
 
 
 def test_checkpoints_inside_an_epoch_are_told_of_too(loaders, tmp_path):
     heard = []
     config = CONFIG.updated(max_epochs=2, checkpoint_steps=1)
-    fit(forecaster(), *loaders(), config, checkpoint_dir=tmp_path, on_checkpoint=lambda path: heard.append(epoch_in(path)))
+    fit(forecaster(), *loaders(), config, checkpoint_dir=tmp_path, on_checkpoint=lambda content: heard.append(epoch_in(content)))
     assert heard == sorted(heard)
     assert (heard.count(0), heard.count(2)) == (heard.count(1) - 1, 1)
     assert heard.count(0) > 1
@@ -104,7 +104,7 @@ def test_checkpoints_best_and_periodic(loaders, tmp_path):
     heard = []
     model = forecaster()
     config = CONFIG.updated(keep_every=2, checkpoint_every=3)
-    fit(model, *loaders(), config, checkpoint_dir=tmp_path, on_checkpoint=lambda path: heard.append(epoch_in(path)))
+    fit(model, *loaders(), config, checkpoint_dir=tmp_path, on_checkpoint=lambda content: heard.append(epoch_in(content)))
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"best.safetensors", "last.safetensors", "epoch-0002.safetensors", "epoch-0004.safetensors"}
     assert heard == [3, 4]
