@@ -96,12 +96,16 @@ class Market:
 
 
 def makespan(tasks: Sequence[float], workers: int, costs: Costs) -> float:
-    """Return when the last task ends: each is handed out after `dispatch`, to a worker that has been idle for `gap`."""
-    free, handed, end = [costs.start] * workers, costs.start, costs.start
+    """Return when the last task ends: each is handed out after `dispatch`, to a worker that has rested for `gap` since its last.
+
+    All workers but one have their first task later by `ramp`.
+    """
+    free = [costs.start] + [costs.start + costs.ramp] * (workers - 1)
+    handed = end = costs.start
     for seconds in tasks:
         handed += costs.dispatch
-        done = max(handed, free[0]) + costs.gap + seconds
-        heapq.heapreplace(free, done)
+        done = max(handed, free[0]) + seconds
+        heapq.heapreplace(free, done + costs.gap)
         end = max(end, done)
     return end
 
@@ -171,6 +175,7 @@ def main(arguments: ScalingArguments) -> int:
         Bar("microseconds of a worker a row", 1e6 * costs.row, note=f"{features} features"),
         Bar("milliseconds of a worker a file", 1e3 * costs.file),
         Bar("seconds until the first task", costs.start),
+        Bar("seconds until the other workers have one", costs.ramp),
         Bar("milliseconds of the driver a task", 1e3 * costs.dispatch),
         Bar("milliseconds of a worker between tasks", 1e3 * costs.gap),
         Bar("milliseconds of the ledger a file", 1e3 * costs.call),

@@ -1,12 +1,15 @@
 """What a file of features and a task of Ray cost here, for `benchmarks.scaling`."""
 
+import json
 import logging
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
+import numpy as np
 import ray
 from ray.cluster_utils import Cluster
 
@@ -22,11 +25,13 @@ from cryptoml.features.engineer import AdvancedFeatureEngineer
 from cryptoml.features.store.compute import catalogue_hash, run_item
 from cryptoml.features.store.work_items import WorkItem, symbol_items
 
-__all__ = ["CPUS_PER_NODE", "Costs", "measure_files", "measure_scheduler", "real_run"]
+__all__ = ["CPUS_PER_NODE", "Costs", "Done", "measure_files", "measure_scheduler", "pauses", "real_run"]
 
 CPUS_PER_NODE = 2
 TRIES = 2
 CALLS = 500
+MOMENT = 0.5
+"""Seconds of a task that shows the pauses around it."""
 STORE_BYTES = 1 << 27
 
 
@@ -40,7 +45,8 @@ class Costs:
         reads: Requests to S3 per file that read or list.
         writes: Requests to S3 per file that write.
         row_bytes: Bytes of a row of candles in the market lake.
-        start: Seconds until a job's first task is handed out.
+        start: Seconds until a job's first task begins.
+        ramp: Seconds until the other workers have their first task: Ray Data learns after one of what the cluster holds.
         dispatch: Seconds of the driver per task.
         gap: Seconds between two tasks of a worker.
         call: Seconds of the ledger per file.
@@ -52,6 +58,7 @@ class Costs:
     writes: float
     row_bytes: float = 0.0
     start: float = 0.0
+    ramp: float = 0.0
     dispatch: float = 0.0
     gap: float = 0.0
     call: float = 0.0
@@ -124,30 +131,48 @@ def logical_nodes(count: int, cpus: int = CPUS_PER_NODE) -> Iterator[None]:
         cluster.shutdown()
 
 
-def _run(seconds: Sequence[float]) -> float:
-    """Return the wall time of tasks that sleep, mapped as the library maps its own."""
-    begun = time.perf_counter()
-    done = list(map_items(_sleep, [str(one) for one in seconds], [TASK_SIZE] * len(seconds), "sleep"))
-    assert len(done) == len(seconds)
-    return time.perf_counter() - begun
+@dataclass(frozen=True)
+class Done:
+    """A task that a worker has done, by the clock of the machine."""
+
+    worker: str
+    start: float
+    stop: float
+
+
+def _run(seconds: Sequence[float]) -> tuple[float, list[Done]]:
+    """Return the wall time of tasks that sleep, mapped as the library maps its own, and them in order of their starts, from 0."""
+    begun = time.time()
+    rows = [json.loads(row) for row in map_items(_sleep, [str(one) for one in seconds], [TASK_SIZE] * len(seconds), "sleep")]
+    wall = time.time() - begun
+    assert len(rows) == len(seconds)
+    return wall, sorted((Done(worker, start - begun, stop - begun) for worker, start, stop in rows), key=lambda task: task.start)
 
 
 def _sleep(text: str) -> str:
+    start = time.time()
     time.sleep(float(text))
-    return text
+    return json.dumps([ray.get_runtime_context().get_worker_id(), start, time.time()])
 
 
 def real_run(seconds: Sequence[float], nodes: int) -> float:
     """Return the wall time of sleeping tasks on so many nodes."""
     with logical_nodes(nodes):
-        return _run(list(seconds))
+        return _run(list(seconds))[0]
 
 
-def _per_task(num_tasks: int) -> tuple[float, float]:
-    """Return the seconds of an empty task, and those of a run without any: the line through a short and a long run."""
-    few, many = _run([0.0] * num_tasks), _run([0.0] * (3 * num_tasks))
-    slope = max(0.0, (many - few) / (2 * num_tasks))
-    return slope, max(0.0, few - slope * num_tasks)
+def pauses(tasks: Sequence[Done]) -> tuple[float, float, float]:
+    """Return the start of the first task, how much later the other workers have their first one, and the mean pause of a worker.
+
+    Args:
+        tasks: In order of their starts.
+    """
+    workers: dict[str, list[Done]] = {}
+    for task in tasks:
+        workers.setdefault(task.worker, []).append(task)
+    start, *others = (own[0].start for own in workers.values())
+    rests = [after.start - before.stop for own in workers.values() for before, after in pairwise(own)]
+    return start, float(np.mean([other - start for other in others] or [0.0])), float(np.mean(rests or [0.0]))
 
 
 class _Ledger:
@@ -159,15 +184,18 @@ class _Ledger:
 def measure_scheduler(costs: Costs, num_tasks: int) -> Costs:
     """Return the costs with those of Ray.
 
-    Empty tasks on two workers show the pause between two tasks of a worker, on eight how fast the driver hands them out.
+    Tasks of a moment on two workers show when these have their first one and how long they rest between two; empty ones on eight
+    how fast the driver hands tasks out, once it knows of all workers.
     """
     with logical_nodes(1):
-        gap, start = _per_task(num_tasks)
+        start, ramp, gap = pauses(_run([MOMENT] * num_tasks)[1])
     with logical_nodes(2, cpus=4):
-        dispatch, _ = _per_task(num_tasks)
+        _, empty = _run([0.0] * (5 * num_tasks))
+        starts = [task.start for task in empty if task.start > empty[0].start + 1.5 * ramp]
+        dispatch = (starts[-1] - starts[0]) / (len(starts) - 1)
         ledger = ray.remote(num_cpus=0)(_Ledger).remote()
         ray.get(ledger.begin.remote(0))
         begun = time.perf_counter()
         ray.get([ledger.begin.remote(place) for place in range(CALLS)])
         call = 2 * (time.perf_counter() - begun) / CALLS  # an item begins and finishes
-    return replace(costs, start=start, dispatch=dispatch, gap=CPUS_PER_NODE * gap, call=call)
+    return replace(costs, start=start, ramp=ramp, dispatch=dispatch, gap=gap, call=call)

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.scaling import Market, demands, makespan
-from benchmarks.scaling_costs import Costs
+from benchmarks.scaling_costs import Costs, Done, pauses
 
 FREE = Costs(row=1e-5, file=0.1, reads=4.0, writes=1.0)
 
@@ -23,7 +23,18 @@ def test_a_slow_driver_hands_tasks_out_one_after_the_other() -> None:
 
 def test_a_worker_rests_between_tasks() -> None:
     resting = Costs(**{**vars(FREE), "gap": 0.5})
-    assert makespan([1.0] * 4, 1, resting) == pytest.approx(6.0)
+    assert makespan([1.0] * 4, 1, resting) == pytest.approx(5.5)
+
+
+def test_the_other_workers_begin_later() -> None:
+    late = Costs(**{**vars(FREE), "start": 1.0, "ramp": 2.0})
+    assert makespan([1.0] * 4, 2, late) == pytest.approx(1.0 + 3.0)
+    assert makespan([4.0] * 3, 3, late) == pytest.approx(1.0 + 2.0 + 4.0)
+
+
+def test_pauses_are_read_from_what_workers_did() -> None:
+    tasks = [Done("a", 0.5, 1.0), Done("a", 1.2, 1.7), Done("b", 1.5, 2.0), Done("a", 1.9, 2.4), Done("b", 2.4, 2.9)]
+    assert pauses(tasks) == pytest.approx((0.5, 1.0, (0.2 + 0.2 + 0.4) / 3))
 
 
 def test_tasks_hold_every_row_once() -> None:

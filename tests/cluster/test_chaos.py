@@ -279,21 +279,25 @@ def test_head_restarted_while_the_model_answers(cluster: Cluster, undisturbed: R
 
 
 def deploy(cluster: Cluster) -> None:
-    """Serve the bundle with a replica on each worker host, and wait until both proxies answer."""
-    replicas = {"num_replicas": 2, "max_replicas_per_node": 1, "ray_actor_options": {"num_cpus": 0.2}}
+    """Serve the bundle with an ingress on each worker host, and wait until both proxies answer."""
+    light = {"ray_actor_options": {"num_cpus": 0.2}}
+    twice = {"num_replicas": 2, "max_replicas_per_node": 1}
     application = {
         "name": "cryptoml",
         "import_path": "serve.app:build",
         "args": {"bundle": "/tmp/bundle", "state": "/tmp/serving"},
         "runtime_env": {"env_vars": {"PYTHONPATH": str(REPOSITORY)}},
-        "deployments": [{"name": name, **replicas} for name in ("Ingress", "Features", "Member0", "Member1", "Adapter")],
+        "deployments": [
+            {"name": "Ingress", **twice, **light},
+            *({"name": name, **light} for name in ("Features", "Member0", "Member1", "Adapter")),
+        ],
     }
     config = {"http_options": {"host": "0.0.0.0", "port": 8000}, "proxy_location": "EveryNode", "applications": [application]}
     cluster.head.path("/tmp/serve.yaml").write_text(yaml.safe_dump(config))
     variables = cluster.environment | {"RAY_DASHBOARD_ADDRESS": cluster.dashboard}
     done = cluster.head.run(["serve", "deploy", "/tmp/serve.yaml", "-a", cluster.dashboard], variables)
     assert done.returncode == 0, done.stderr
-    wait_until(lambda: all(answers(cluster, worker) for worker in cluster.workers), 120, "both proxies answering")
+    wait_until(lambda: all(answers(cluster, worker) for worker in cluster.workers), 240, "both proxies answering")
 
 
 def answers(cluster: Cluster, worker: Host) -> bool:
