@@ -54,9 +54,6 @@ class Result:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     with cluster_of_hosts() as found:
-        settings = SETTINGS | {name: {**SETTINGS.get(name, {}), **change} for name, change in CHANGES.items()}
-        settings["shuffled_label_run"] = False
-        found.head.path("/tmp/tiny.yaml").write_text(yaml.safe_dump(settings))
         yield found
 
 
@@ -75,6 +72,9 @@ def whole(cluster: Cluster) -> Iterator[None]:
 
 def start(cluster: Cluster, name: str, out: str = "") -> Job:
     """Submit the whole pipeline."""
+    settings = SETTINGS | {name: {**SETTINGS.get(name, {}), **change} for name, change in CHANGES.items()}
+    settings["shuffled_label_run"] = False
+    cluster.head.path("/tmp/tiny.yaml").write_text(yaml.safe_dump(settings))
     place = out or name
     addresses = ["--out", cluster.s3(f"runs/{place}"), "--storage", cluster.s3(f"work/{place}")]
     flags = ["--data", "synthetic", "--preset", "debug", "--config", "/tmp/tiny.yaml", *addresses]
