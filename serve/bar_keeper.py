@@ -4,8 +4,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
@@ -13,14 +11,16 @@ import pandas as pd
 from ray import serve
 
 from cryptoml.errors import DataError
+from cryptoml.live.intake import Requirements
 from cryptoml.live.predictor import Predictor
+from cryptoml.live.wire import KeptStatus, TakenAnswer
 from serve.bar_log import BarLog
-from serve.kept_bars import BarArrays, KeptBars
+from serve.kept_bars import BarArrays, BarChange, KeptBars
 from serve.metrics import observe_batch
 from serve.problems import ModelUnavailableError, ServiceError
 from serve.windows import KeptWindow, WarmInputs
 
-__all__ = ["BarKeeper", "BarStatus", "Taken"]
+__all__ = ["BarKeeper"]
 
 _LOG = logging.getLogger(__name__)
 SPARE_BARS = 256
@@ -29,35 +29,6 @@ _KEPT_MODELS = 2
 _QUIET_SECONDS = 0.02
 """No bars for so long: those of one bar time are likely all here, so that features over all symbols are worth computing."""
 Found = TypeVar("Found")
-
-
-@dataclass(frozen=True)
-class Taken:
-    """What became of a caller's bars, and what is kept since."""
-
-    added: int
-    unchanged: int
-    forgotten: int
-    status: "BarStatus"
-
-
-@dataclass(frozen=True)
-class BarStatus:
-    """The kept bars of one symbol.
-
-    Attributes:
-        symbol: In the lake's spelling.
-        bars: How many are kept.
-        missing: Bars absent between the first and the last.
-        first: Open of the oldest; None without any.
-        last: Open of the newest.
-    """
-
-    symbol: str
-    bars: int
-    missing: int
-    first: datetime | None
-    last: datetime | None
 
 
 class BarKeeper:
@@ -81,7 +52,7 @@ class BarKeeper:
         self._until_quiet: asyncio.TimerHandle | None = None
         self._in_batches = serve.batch(max_batch_size=256, batch_wait_timeout_s=0.0)(self._commit)  # a queue of its own
 
-    async def put(self, symbol: str, bars: BarArrays) -> Taken:
+    async def put(self, symbol: str, bars: BarArrays) -> TakenAnswer:
         """Keep bars; durable when this returns.
 
         Raises:
@@ -93,19 +64,17 @@ class BarKeeper:
             raise found
         return found
 
-    async def _commit(self, given: list[tuple[str, BarArrays]]) -> list[Taken | ServiceError]:
+    async def _commit(self, given: list[tuple[str, BarArrays]]) -> list[TakenAnswer | ServiceError]:
         observe_batch("candles", len(given))
 
-        def commit() -> list[Taken | ServiceError]:
+        def commit() -> list[TakenAnswer | ServiceError]:
             try:
                 changes = self._log.commit(given)
             except DataError as error:
                 refused = ModelUnavailableError(f"bars could not be written: {type(error).__name__}")
                 return [refused for _ in given]
             return [
-                change
-                if isinstance(change, ServiceError)
-                else Taken(len(change.new), change.unchanged, change.forgotten, self._status(symbol))
+                change if isinstance(change, ServiceError) else self._taken(symbol, change)
                 for (symbol, _), change in zip(given, changes, strict=True)
             ]
 
@@ -154,9 +123,10 @@ class BarKeeper:
         """Forget a symbol's bars for good."""
         await self._on_thread(lambda: self._log.drop(symbol))
 
-    async def status(self, symbols: tuple[str, ...]) -> list[BarStatus]:
-        """Return the state of some symbols' bars, with what other replicas took."""
-        return await self._on_fresh(lambda: [self._status(symbol) for symbol in symbols])
+    async def status(self, symbols: Sequence[str], needs: Requirements) -> list[KeptStatus]:
+        """Return the state of some symbols' bars, with what other replicas took, against the clock and a model's needs."""
+        now = pd.Timestamp.now("UTC")
+        return await self._on_fresh(lambda: [self._status(symbol, needs, now) for symbol in symbols])
 
     async def bars(self, symbols: tuple[str, ...]) -> dict[str, BarArrays]:
         """Return the bars of some symbols; those without any are left out."""
@@ -194,13 +164,30 @@ class BarKeeper:
         opens = [int(bars.stamps[-1]) for name in predictor.symbols if len(bars := self.kept.bars(name))]
         return pd.Timestamp(max(opens, default=-self.kept.step) + self.kept.step, unit="us", tz="UTC")
 
-    def _status(self, symbol: str) -> BarStatus:
-        stamps = self.kept.bars(symbol).stamps
-        if not len(stamps):
-            return BarStatus(symbol, 0, 0, None, None)
-        first, last = (pd.Timestamp(int(stamp), unit="us", tz="UTC").to_pydatetime() for stamp in stamps[[0, -1]])
-        missing = int((stamps[-1] - stamps[0]) // self.kept.step) + 1 - len(stamps)
-        return BarStatus(symbol, len(stamps), missing, first, last)
+    def _taken(self, symbol: str, change: BarChange) -> TakenAnswer:
+        kept = self.kept.bars(symbol)
+        return TakenAnswer(
+            symbol=symbol,
+            added=len(change.new),
+            unchanged=change.unchanged,
+            forgotten=change.forgotten,
+            bars=len(kept),
+            last_bar=kept.opened(-1),
+        )
+
+    def _status(self, symbol: str, needs: Requirements, now: pd.Timestamp) -> KeptStatus:
+        bars = self.kept.bars(symbol)
+        last = bars.opened(-1)
+        return KeptStatus(
+            symbol=symbol,
+            timeframe=self.kept.timeframe,
+            bars=len(bars),
+            missing=int((bars.stamps[-1] - bars.stamps[0]) // self.kept.step) + 1 - len(bars) if len(bars) else 0,
+            first_bar=bars.opened(0),
+            last_bar=last,
+            fresh=last is not None and (now - last) // needs.step - 1 <= needs.max_age_bars,
+            enough=len(bars) >= needs.history_bars,
+        )
 
     async def _on_fresh(self, work: Callable[[], Found]) -> Found:
         def refreshed() -> Found:

@@ -15,12 +15,12 @@ from cryptoml.live.inputs import Question
 from cryptoml.live.intake import Intake
 from cryptoml.live.prediction import Prediction
 from cryptoml.live.predictor import Predictor
-from cryptoml.live.wire import ModelInfo, TopFeature
+from cryptoml.live.wire import KeptStatus, ModelInfo, TakenAnswer, TopFeature
 from cryptoml.models.bundle import Bundle
 from cryptoml.models.ensemble import Predictions
 from cryptoml.trading.positions import holding_bars
 from serve.adaptation_store import AdaptationStore, StoredAdaptation
-from serve.bar_keeper import SPARE_BARS, BarKeeper, BarStatus, Taken
+from serve.bar_keeper import SPARE_BARS, BarKeeper
 from serve.depth import Depth, Revision, graph_weights, symbol_depth
 from serve.explaining import top_features
 from serve.forecasting import Forecasting, ServedModel
@@ -166,7 +166,7 @@ class LocalFeatures:
             raise InvalidFieldError(f"no bars that were closed by then are kept of {', '.join(absent) or 'any symbol'}", "/as_of")
         return known
 
-    async def put(self, symbol: str, bars: BarArrays) -> Taken:
+    async def put(self, symbol: str, bars: BarArrays) -> TakenAnswer:
         """Keep bars of a symbol.
 
         Raises:
@@ -181,13 +181,14 @@ class LocalFeatures:
         self._known(symbol)
         await self._keeper.drop(symbol)
 
-    async def status(self, symbol: str | None = None) -> list[BarStatus]:
+    async def status(self, symbol: str | None = None) -> list[KeptStatus]:
         """Return the state of one symbol's bars, or of all.
 
         Raises:
             NotFoundError: The model does not know the symbol.
         """
-        return await self._keeper.status(self._models.current.predictor.symbols if symbol is None else (self._known(symbol),))
+        predictor = self._models.current.predictor
+        return await self._keeper.status(predictor.symbols if symbol is None else (self._known(symbol),), predictor.needs)
 
     async def candles(self, symbol: str, number: int) -> BarArrays:
         """Return the newest kept bars of a symbol."""
@@ -209,7 +210,7 @@ class LocalFeatures:
     async def revision(self) -> Revision:
         """Return what changes when anything does that a page shows."""
         status = await self.status()
-        last = max((one.last for one in status if one.last is not None), default=None)
+        last = max((one.last_bar for one in status if one.last_bar is not None), default=None)
         text = None if last is None else last.isoformat()
         number = len(await asyncio.to_thread(self._store.all))
         return Revision(self._models.current.version, self._keeper.kept.changes, text, number)

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
+import ray
 from ray.serve.handle import DeploymentHandle
 
 from cryptoml.data.schema import normalise_symbol
@@ -16,7 +18,6 @@ from cryptoml.live.predictor import Predictor
 from cryptoml.models.bundle import Bundle
 from cryptoml.models.ensemble import Predictions
 from serve.adaptation_store import AdaptationStore
-from serve.members import Window
 from serve.problems import ConflictError, InvalidFieldError
 
 __all__ = ["NO_ADAPTATION", "Forecasting", "ServedModel", "spelled"]
@@ -52,21 +53,29 @@ class Forecasting:
 
     def __init__(self, members: Sequence[DeploymentHandle], adapter: DeploymentHandle, store: AdaptationStore) -> None:
         self._members, self._adapter, self._store = list(members), adapter, store
+        self._sent: tuple[Any, Any] = (None, None)
 
     async def forecast(self, model: ServedModel, question: Question) -> Predictions | None:
         """Return predictions `[asset, origin, ...]`, all by members of one version; None where nothing can be forecast."""
         if not question.intake.usable:
             return None
         ensemble, origins = model.bundle.ensemble, len(question.timestamps)
+        features = self._once(question.features)
         asked = [
-            self._members[place % len(self._members)].forecast.remote(Window(model.key, place, question.features))
-            if weight > 0
-            else None
+            self._members[place % len(self._members)].forecast.remote(model.key, place, features) if weight > 0 else None
             for place, weight in enumerate(ensemble.weights)
         ]
         found = iter(await asyncio.gather(*(response for response in asked if response is not None)))
         normalised = [None if response is None else next(found) for response in asked]
         return ensemble.combine(normalised, question.sigma[:, -origins:])
+
+    def _once(self, features: np.ndarray) -> Any:
+        """Return a reference to an array in the object store, the same one for all who ask at one state of the bars."""
+        if not ray.is_initialized():
+            return features
+        if self._sent[0] is not features:
+            self._sent = (features, ray.put(features))
+        return self._sent[1]
 
     async def answers(
         self, model: ServedModel, question: Question, predictions: Predictions | None, adaptation: str | None

@@ -6,6 +6,7 @@ Shape legend: bar = one symbol's bars in time order; field = `CANDLE_FIELDS`.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 import pandas as pd
@@ -53,6 +54,10 @@ class BarArrays:
         """Return the newest bars, as views."""
         start = max(0, len(self) - number)
         return BarArrays(self.stamps[start:], self.values[start:])
+
+    def opened(self, place: int) -> datetime | None:
+        """Return the open of the first (0) or the last (-1) bar, UTC; None without any."""
+        return pd.Timestamp(int(self.stamps[place]), unit="us", tz="UTC").to_pydatetime() if len(self) else None
 
     def _has(self, place: int) -> bool:
         return bool(np.isfinite(self.values[:, place]).any())

@@ -15,17 +15,11 @@ from serve.metrics import observe_batch
 from serve.model_source import LoadedModels, ModelSource, watch
 from serve.settings import AppArgs
 
-__all__ = ["LocalMember", "Window", "forecast_windows"]
+__all__ = ["LocalMember", "forecast_windows"]
 
 
 class Window(NamedTuple):
-    """What one caller asks a member.
-
-    Attributes:
-        version: Of the model, so that no forecast is made of two of them.
-        place: Of the member in its ensemble.
-        features: `[asset, context - 1 + origin, feature]`, scaled.
-    """
+    """What one caller asks a member; see `LocalMember.forecast`."""
 
     version: str
     place: int
@@ -59,13 +53,18 @@ class LocalMember:
         size = args.batching.max_size
         self._in_batches = serve.batch(max_batch_size=size, batch_wait_timeout_s=0.0)(self._batch)  # a queue of its own
 
-    async def forecast(self, window: Window) -> Predictions:
+    async def forecast(self, version: str, place: int, features: np.ndarray) -> Predictions:
         """Return normalised predictions `[asset, origin, ...]`, made together with those of others who wait.
+
+        Args:
+            version: Of the model, so that no forecast is made of two of them.
+            place: Of the member in its ensemble.
+            features: `[asset, context - 1 + origin, feature]`, scaled; callers may send a reference to an object.
 
         Raises:
             ModelUnavailableError: The version cannot be loaded.
         """
-        return await self._in_batches(window)
+        return await self._in_batches(Window(version, place, features))
 
     async def _batch(self, windows: list[Window]) -> list[Predictions]:
         observe_batch(f"member-{self._number}", len(windows))

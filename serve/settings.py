@@ -27,7 +27,7 @@ class Batching(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_size: int = Field(32, ge=1, description="Requests answered from one forecast, or stacked on an accelerator")
-    wait_ms: float = Field(2.0, ge=0, description="Longest wait for more of them")
+    wait_ms: float = Field(0.0, ge=0, description="Wait for more of them; those that come while others are answered wait anyway")
 
 
 class AppArgs(BaseModel):

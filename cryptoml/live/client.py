@@ -8,18 +8,15 @@ with ServiceClient("http://127.0.0.1:8000", key="cml_...") as client:
 import asyncio
 import random
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Generic, Self, TypeVar
-from urllib.parse import quote
+from typing import Any, Self
 
 import httpx
 import pandas as pd
-from pydantic import BaseModel
 
-from cryptoml.data.panel import CANDLE_FIELDS
 from cryptoml.errors import CryptomlError, DataError
+from cryptoml.live.calls import Answer, Call, Calls, History
 from cryptoml.live.wire import (
     AdaptationAnswer,
     AdaptationsAnswer,
@@ -34,8 +31,6 @@ from cryptoml.live.wire import (
 __all__ = ["AsyncServiceClient", "RefusedError", "ServiceClient", "UnavailableError"]
 
 AGAIN = (429, 502, 503, 504)
-Answer = TypeVar("Answer", bound=BaseModel)
-History = Mapping[str, pd.DataFrame]
 
 
 class RefusedError(DataError):
@@ -55,49 +50,27 @@ class UnavailableError(CryptomlError, ConnectionError):
     """The service could not be reached, or stayed overloaded, however often it was asked."""
 
 
-@dataclass(frozen=True)
-class _Call(Generic[Answer]):
-    """A request, and what its answer is."""
-
-    method: str
-    path: str
-    answer: type[Answer]
-    body: Mapping[str, Any] | None = None
-    parameters: Mapping[str, Any] | None = None
-
-
-class _Calls:
-    """What the service can be asked, without asking it."""
-
-    def signals(self, source: Sequence[str] | History, as_of: datetime | None, adaptation: str | None, explain: bool) -> _Call:
-        return _Call("POST", "/v1/signals", SignalAnswer, _question(source, as_of, adaptation, explain))
-
-    def predict(self, source: Sequence[str] | History, as_of: datetime | None, adaptation: str | None, explain: bool) -> _Call:
-        return _Call("POST", "/v1/predict", ForecastAnswer, _question(source, as_of, adaptation, explain))
-
-    def put_candles(self, symbol: str, candles: pd.DataFrame, timeframe: str | None) -> _Call:
-        body = _columns(candles) | ({} if timeframe is None else {"timeframe": timeframe})
-        return _Call("PUT", f"/v1/candles/{_path(symbol)}", TakenAnswer, body)
-
-    def adapt(self, symbols: Sequence[str], last_bars: int | None, history: History | None, regime: str | None) -> _Call:
-        given = {"last_bars": last_bars, "regime": regime, "history": None if history is None else _history(history)}
-        body = {"symbols": list(symbols)} | {name: value for name, value in given.items() if value is not None}
-        return _Call("POST", "/v1/adaptations", AdaptationAnswer, body)
-
-    def promote(self, version: str, reason: str) -> _Call:
-        return _Call("POST", f"/v1/models/{quote(version, safe='')}/promote", ModelInfo, {"reason": reason})
-
-
 def _lost_its_replica(answer: httpx.Response) -> bool:
     """Tell Serve's own 500, where the process that answered died, from the application's, which is a problem body."""
     return answer.status_code == 500 and "json" not in answer.headers.get("content-type", "")
 
 
 class _Retries:
-    """How often and how long to wait, with jitter so that many clients do not come back at once."""
+    """Whom to ask, how often and how long to wait, with jitter so that many clients do not come back at once."""
 
-    def __init__(self, attempts: int, longest_wait_s: float) -> None:
-        self.attempts, self._longest = attempts, longest_wait_s
+    def __init__(self, urls: str | Sequence[str], attempts: int, longest_wait_s: float) -> None:
+        self._urls = [_checked(url) for url in ([urls] if isinstance(urls, str) else urls)]
+        if not self._urls:
+            raise DataError("url must be at least one http address, was empty")
+        self.attempts, self._longest, self._turn = attempts, longest_wait_s, 0
+
+    def address(self, call: Call) -> str:
+        """Return where to send a call."""
+        return self._urls[self._turn % len(self._urls)] + call.path
+
+    def turn(self) -> None:
+        """Ask another host from now on, where there is one."""
+        self._turn += 1
 
     def wait(self, attempt: int, answer: httpx.Response | None) -> float:
         asked = answer.headers.get("retry-after", "") if answer is not None else ""
@@ -112,7 +85,7 @@ class ServiceClient:
     """A client that blocks; safe to share between threads.
 
     Args:
-        url: Such as `"http://127.0.0.1:8000"`.
+        url: Such as `"http://127.0.0.1:8000"`; of several, the next one is asked where one cannot be reached.
         key: API key, where the service asks for one.
         timeout_s: Longest wait for one answer.
         attempts: How often to ask in all, where the service is overloaded or cannot be reached.
@@ -123,11 +96,17 @@ class ServiceClient:
     """
 
     def __init__(
-        self, url: str, key: str | None = None, *, timeout_s: float = 30.0, attempts: int = 6, longest_wait_s: float = 5.0
+        self,
+        url: str | Sequence[str],
+        key: str | None = None,
+        *,
+        timeout_s: float = 30.0,
+        attempts: int = 6,
+        longest_wait_s: float = 5.0,
     ) -> None:
-        self._http = httpx.Client(**_settings(url, key, timeout_s))
-        self._retries = _Retries(attempts, longest_wait_s)
-        self._calls = _Calls()
+        self._http = httpx.Client(**_settings(key, timeout_s))
+        self._retries = _Retries(url, attempts, longest_wait_s)
+        self._calls = Calls()
 
     def __enter__(self) -> Self:
         return self
@@ -141,7 +120,7 @@ class ServiceClient:
 
     def model(self) -> ModelInfo:
         """Return the model that serves."""
-        return self._ask(_Call("GET", "/v1/model", ModelInfo))
+        return self._ask(self._calls.model())
 
     def signals(
         self,
@@ -176,7 +155,7 @@ class ServiceClient:
 
     def candle_status(self, symbol: str) -> KeptStatus:
         """Return how many bars of a symbol the service keeps."""
-        return self._ask(_Call("GET", f"/v1/candles/{_path(symbol)}/status", KeptStatus))
+        return self._ask(self._calls.candle_status(symbol))
 
     def adapt(
         self,
@@ -191,15 +170,15 @@ class ServiceClient:
 
     def adaptations(self) -> AdaptationsAnswer:
         """Return all adaptations, oldest first."""
-        return self._ask(_Call("GET", "/v1/adaptations", AdaptationsAnswer))
+        return self._ask(self._calls.adaptations())
 
     def remove_adaptation(self, number: str) -> None:
         """Let the service forget an adaptation."""
-        self._send(_Call("DELETE", f"/v1/adaptations/{quote(number, safe='')}", BaseModel))
+        self._send(self._calls.remove_adaptation(number))
 
     def models(self) -> ModelsAnswer:
         """Return all versions that could serve."""
-        return self._ask(_Call("GET", "/v1/models", ModelsAnswer))
+        return self._ask(self._calls.models())
 
     def promote(self, version: str, reason: str = "") -> ModelInfo:
         """Let another version serve; errors as for `signals`."""
@@ -207,17 +186,18 @@ class ServiceClient:
 
     def rollback(self, reason: str = "") -> ModelInfo:
         """Let the version before this one serve again."""
-        return self._ask(_Call("POST", "/v1/models/rollback", ModelInfo, {"reason": reason}))
+        return self._ask(self._calls.rollback(reason))
 
-    def _ask(self, call: _Call[Answer]) -> Answer:
+    def _ask(self, call: Call[Answer]) -> Answer:
         return call.answer.model_validate_json(self._send(call).content)
 
-    def _send(self, call: _Call) -> httpx.Response:
+    def _send(self, call: Call) -> httpx.Response:
         for attempt in range(self._retries.attempts):
             try:
-                answer = self._http.request(call.method, call.path, json=call.body, params=call.parameters)
+                answer = self._http.request(call.method, self._retries.address(call), json=call.body, params=call.parameters)
             except httpx.TransportError as error:
                 answer, failure = None, error
+                self._retries.turn()
             if not self._retries.again(attempt, answer):
                 break
             time.sleep(self._retries.wait(attempt, answer))
@@ -228,11 +208,17 @@ class AsyncServiceClient:
     """The same for event loops; arguments as for `ServiceClient`, and its methods and errors."""
 
     def __init__(
-        self, url: str, key: str | None = None, *, timeout_s: float = 30.0, attempts: int = 6, longest_wait_s: float = 5.0
+        self,
+        url: str | Sequence[str],
+        key: str | None = None,
+        *,
+        timeout_s: float = 30.0,
+        attempts: int = 6,
+        longest_wait_s: float = 5.0,
     ) -> None:
-        self._http = httpx.AsyncClient(**_settings(url, key, timeout_s))
-        self._retries = _Retries(attempts, longest_wait_s)
-        self._calls = _Calls()
+        self._http = httpx.AsyncClient(**_settings(key, timeout_s))
+        self._retries = _Retries(url, attempts, longest_wait_s)
+        self._calls = Calls()
 
     async def __aenter__(self) -> Self:
         return self
@@ -246,7 +232,7 @@ class AsyncServiceClient:
 
     async def model(self) -> ModelInfo:
         """As `ServiceClient.model`."""
-        return await self._ask(_Call("GET", "/v1/model", ModelInfo))
+        return await self._ask(self._calls.model())
 
     async def signals(
         self,
@@ -276,7 +262,7 @@ class AsyncServiceClient:
 
     async def candle_status(self, symbol: str) -> KeptStatus:
         """As `ServiceClient.candle_status`."""
-        return await self._ask(_Call("GET", f"/v1/candles/{_path(symbol)}/status", KeptStatus))
+        return await self._ask(self._calls.candle_status(symbol))
 
     async def adapt(
         self,
@@ -291,26 +277,40 @@ class AsyncServiceClient:
 
     async def adaptations(self) -> AdaptationsAnswer:
         """As `ServiceClient.adaptations`."""
-        return await self._ask(_Call("GET", "/v1/adaptations", AdaptationsAnswer))
+        return await self._ask(self._calls.adaptations())
+
+    async def remove_adaptation(self, number: str) -> None:
+        """As `ServiceClient.remove_adaptation`."""
+        await self._send(self._calls.remove_adaptation(number))
 
     async def models(self) -> ModelsAnswer:
         """As `ServiceClient.models`."""
-        return await self._ask(_Call("GET", "/v1/models", ModelsAnswer))
+        return await self._ask(self._calls.models())
 
     async def promote(self, version: str, reason: str = "") -> ModelInfo:
         """As `ServiceClient.promote`."""
         return await self._ask(self._calls.promote(version, reason))
 
-    async def _ask(self, call: _Call[Answer]) -> Answer:
+    async def rollback(self, reason: str = "") -> ModelInfo:
+        """As `ServiceClient.rollback`."""
+        return await self._ask(self._calls.rollback(reason))
+
+    async def _ask(self, call: Call[Answer]) -> Answer:
+        return call.answer.model_validate_json((await self._send(call)).content)
+
+    async def _send(self, call: Call) -> httpx.Response:
         for attempt in range(self._retries.attempts):
             try:
-                answer = await self._http.request(call.method, call.path, json=call.body, params=call.parameters)
+                answer = await self._http.request(
+                    call.method, self._retries.address(call), json=call.body, params=call.parameters
+                )
             except httpx.TransportError as error:
                 answer, failure = None, error
+                self._retries.turn()
             if not self._retries.again(attempt, answer):
                 break
             await asyncio.sleep(self._retries.wait(attempt, answer))
-        return call.answer.model_validate_json(_accepted(answer, None if answer is not None else failure).content)
+        return _accepted(answer, None if answer is not None else failure)
 
 
 def _accepted(answer: httpx.Response | None, failure: httpx.TransportError | None) -> httpx.Response:
@@ -339,29 +339,11 @@ def _detail(answer: httpx.Response) -> tuple[str, str | None]:
         return answer.text[:200], None
 
 
-def _settings(url: str, key: str | None, timeout_s: float) -> dict[str, Any]:
+def _checked(url: str) -> str:
     if not url.startswith(("http://", "https://")):
         raise DataError(f"url must be an http address, was {url!r}")
-    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-    return {"base_url": url.rstrip("/"), "headers": headers, "timeout": timeout_s}
+    return url.rstrip("/")
 
 
-def _question(source: Sequence[str] | History, as_of: datetime | None, adaptation: str | None, explain: bool) -> dict[str, Any]:
-    asked: dict[str, Any] = {"history": _history(source)} if isinstance(source, Mapping) else {"symbols": list(source)}
-    given = {"as_of": None if as_of is None else as_of.isoformat(), "adaptation": adaptation, "explain": explain or None}
-    return asked | {name: value for name, value in given.items() if value is not None}
-
-
-def _history(frames: History) -> dict[str, dict[str, list[Any]]]:
-    return {symbol: _columns(frame) for symbol, frame in frames.items()}
-
-
-def _columns(frame: pd.DataFrame) -> dict[str, list[Any]]:
-    """Return candles as the body of a request; optional columns with missing values are left out."""
-    stamps = frame["timestamp"] if "timestamp" in frame else frame.index.to_series()
-    given = [name for name in CANDLE_FIELDS if name in frame and not frame[name].isna().any()]
-    return {"timestamp": [stamp.isoformat() for stamp in stamps], **{name: frame[name].astype(float).tolist() for name in given}}
-
-
-def _path(symbol: str) -> str:
-    return quote(symbol.replace("/", "-"), safe="")
+def _settings(key: str | None, timeout_s: float) -> dict[str, Any]:
+    return {"headers": {} if key is None else {"Authorization": f"Bearer {key}"}, "timeout": timeout_s}

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Self
+from typing import Any, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -48,53 +48,53 @@ class TopFeature(BaseModel):
     contribution: float = Field(description="Share of all inputs' influence; above 0 where it speaks for UP")
 
 
-class Forecast(BaseModel):
-    """Every task's output for one symbol at its last closed bar."""
+class OneSymbol(BaseModel):
+    """What every answer says of one symbol at its last closed bar."""
 
     model_config = ConfigDict(frozen=True)
 
     symbol: str
     timestamp: AwareDatetime | None
     available_at: AwareDatetime | None
+    refusal: str | None = Field(None, description="Why there is no forecast")
+    adaptation: str | None = Field(None, description="Id of the adaptation that moved the forecast")
+    top_features: list[TopFeature] | None = Field(None, description="Inputs that moved it most, where asked for")
+
+    @classmethod
+    def _of(cls, prediction: Prediction, top_features: list[TopFeature] | None, **more: Any) -> Self:
+        return cls(
+            symbol=prediction.symbol,
+            timestamp=prediction.timestamp,
+            available_at=prediction.available_at,
+            refusal=prediction.refusal,
+            adaptation=prediction.adaptation,
+            top_features=top_features,
+            **more,
+        )
+
+
+class Forecast(OneSymbol):
+    """Every task's output."""
+
     horizon_bars: int
     direction: Mapping[str, float]
     regime: Mapping[str, float]
     volatility: float | None
     position_size: float | None
     quantiles: Mapping[int, Mapping[float, float]] = Field(description="Horizon in bars -> level -> log return")
-    refusal: str | None = Field(None, description="Why there is no forecast")
     reasoning: str
-    adaptation: str | None = Field(None, description="Id of the adaptation that moved the forecast")
-    top_features: list[TopFeature] | None = Field(None, description="Inputs that moved it most, where asked for")
 
     @classmethod
     def of(cls, prediction: Prediction, top_features: list[TopFeature] | None = None) -> Self:
         """Return the forecast part of a prediction."""
-        return cls(
-            symbol=prediction.symbol,
-            timestamp=prediction.timestamp,
-            available_at=prediction.available_at,
-            horizon_bars=prediction.horizon_bars,
-            direction=prediction.direction,
-            regime=prediction.regime,
-            volatility=prediction.volatility,
-            position_size=prediction.position_size,
-            quantiles=prediction.quantiles,
-            refusal=prediction.refusal,
-            reasoning=prediction.signal["reasoning"],
-            adaptation=prediction.adaptation,
-            top_features=top_features,
-        )
+        tasks = ("horizon_bars", "direction", "regime", "volatility", "position_size", "quantiles")
+        told = {name: getattr(prediction, name) for name in tasks}
+        return cls._of(prediction, top_features, **told, reasoning=prediction.signal["reasoning"])
 
 
-class Signal(BaseModel):
-    """What to do with one symbol."""
+class Signal(OneSymbol):
+    """What to do."""
 
-    model_config = ConfigDict(frozen=True)
-
-    symbol: str
-    timestamp: AwareDatetime | None
-    available_at: AwareDatetime | None
     action: str = Field(description="BUY, SELL or HOLD")
     position_size: float = Field(description="Fraction of equity")
     confidence: float | None
@@ -104,22 +104,11 @@ class Signal(BaseModel):
     predicted_volatility: float | None
     expected_edge: float | None
     reasoning: str
-    refusal: str | None = None
-    adaptation: str | None = Field(None, description="Id of the adaptation that moved the forecast")
-    top_features: list[TopFeature] | None = Field(None, description="Inputs that moved it most, where asked for")
 
     @classmethod
     def of(cls, prediction: Prediction, top_features: list[TopFeature] | None = None) -> Self:
         """Return the decision part of a prediction."""
-        return cls(
-            symbol=prediction.symbol,
-            timestamp=prediction.timestamp,
-            available_at=prediction.available_at,
-            refusal=prediction.refusal,
-            adaptation=prediction.adaptation,
-            top_features=top_features,
-            **prediction.signal,
-        )
+        return cls._of(prediction, top_features, **prediction.signal)
 
 
 class ForecastAnswer(BaseModel):

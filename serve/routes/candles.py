@@ -8,18 +8,17 @@ from fastapi import APIRouter, Depends, Path, Query, Response
 
 from cryptoml.data.schema import parse_timeframe
 from cryptoml.errors import ConfigError
-from cryptoml.live.wire import KeptStatus, ModelInfo, TakenAnswer
+from cryptoml.live.wire import KeptStatus, TakenAnswer
 from serve.access import Access, Caller
-from serve.bar_keeper import Taken
 from serve.bodies import checked_bars, json_body, new_candles
 from serve.forecasting import spelled
 from serve.keys import Role
-from serve.problems import InvalidFieldError, NotFoundError
+from serve.problems import InvalidFieldError
 from serve.requests import Candles, NewCandles
 from serve.routes.descriptions import PROBLEMS
 from serve.service import Service
 
-__all__ = ["candle_routes", "kept_status"]
+__all__ = ["candle_routes"]
 
 Symbol = Annotated[str, Path(min_length=1, max_length=32, description="Such as BTCUSDT")]
 _BODY = json_body(NewCandles, arrow="Columns timestamp (with a time zone), open, high, low, close, volume")
@@ -28,25 +27,24 @@ _BODY = json_body(NewCandles, arrow="Columns timestamp (with a time zone), open,
 def candle_routes(service: Service, access: Access, clock_skew_seconds: float) -> APIRouter:
     """Return the routes; bars may close up to `clock_skew_seconds` after the service's clock."""
     router = APIRouter(tags=["candles"], responses=PROBLEMS)
+    timeframe: list[str] = []
     skew = timedelta(seconds=clock_skew_seconds)
     write, read, admin = (Depends(access.require(role)) for role in (Role.WRITE, Role.READ, Role.ADMIN))
 
     @router.put("/v1/candles/{symbol}", openapi_extra=_BODY, dependencies=[write])
     async def put(symbol: Symbol, body: Annotated[tuple[pd.DataFrame, str | None], Depends(new_candles)]) -> TakenAnswer:
         """Keep closed bars; those that are kept already with the same values change nothing."""
-        frame, timeframe = body
-        (name,), info = spelled([symbol], "symbol"), await service.info()
-        if name not in info.symbols:
-            raise NotFoundError(f"the model does not know the symbol {name[:64]!r}; it knows {_some(info)}", "symbol")
-        _refuse_other_timeframe(timeframe, info.timeframe)
-        bars = checked_bars(frame, name, info.timeframe, pd.Timestamp.now("UTC") + skew)
-        return _told(await service.put(name, bars))
+        (name,), (frame, given) = spelled([symbol], "symbol"), body
+        if not timeframe:
+            timeframe.append((await service.info()).timeframe)  # a service never changes it
+        _refuse_other_timeframe(given, timeframe[0])
+        return await service.put(name, checked_bars(frame, name, timeframe[0], pd.Timestamp.now("UTC") + skew))
 
     @router.get("/v1/candles/{symbol}/status", dependencies=[read])
     async def status(symbol: Symbol) -> KeptStatus:
         """Return how many bars of a symbol are kept, from when to when."""
         (name,) = spelled([symbol], "symbol")
-        return (await kept_status(service, name))[0]
+        return (await service.status(name))[0]
 
     @router.get("/v1/candles/{symbol}", dependencies=[read])
     async def candles(symbol: Symbol, bars: Annotated[int, Query(ge=1, le=5000)] = 200) -> Candles | None:
@@ -67,37 +65,6 @@ def candle_routes(service: Service, access: Access, clock_skew_seconds: float) -
     return router
 
 
-async def kept_status(service: Service, symbol: str | None) -> list[KeptStatus]:
-    """Return the state of one symbol's bars, or of all, against the service's clock."""
-    info, found = await service.info(), await service.status(symbol)
-    step, now = parse_timeframe(info.timeframe), pd.Timestamp.now("UTC")
-    return [
-        KeptStatus(
-            symbol=one.symbol,
-            timeframe=info.timeframe,
-            bars=one.bars,
-            missing=one.missing,
-            first_bar=one.first,
-            last_bar=one.last,
-            fresh=one.last is not None and (now - one.last) // step - 1 <= info.max_age_bars,
-            enough=one.bars >= info.history_bars,
-        )
-        for one in found
-    ]
-
-
-def _told(taken: Taken) -> TakenAnswer:
-    status = taken.status
-    return TakenAnswer(
-        symbol=status.symbol,
-        added=taken.added,
-        unchanged=taken.unchanged,
-        forgotten=taken.forgotten,
-        bars=status.bars,
-        last_bar=status.last,
-    )
-
-
 def _refuse_other_timeframe(given: str | None, wanted: str) -> None:
     try:
         same = given is None or parse_timeframe(given) == parse_timeframe(wanted)
@@ -105,7 +72,3 @@ def _refuse_other_timeframe(given: str | None, wanted: str) -> None:
         raise InvalidFieldError(str(error), "/timeframe") from None
     if not same:
         raise InvalidFieldError(f"timeframe must be {wanted}, was {given}", "/timeframe")
-
-
-def _some(info: ModelInfo) -> str:
-    return ", ".join(info.symbols[:20])

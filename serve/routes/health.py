@@ -4,7 +4,6 @@ from fastapi import APIRouter
 
 from cryptoml.live.wire import ModelInfo
 from serve.problems import ModelUnavailableError
-from serve.routes.candles import kept_status
 from serve.routes.descriptions import problems
 from serve.service import Service
 
@@ -24,7 +23,7 @@ def health_routes(service: Service) -> APIRouter:
     async def readyz() -> ModelInfo:
         """Answer with the model once it is loaded and, where bars are kept, some of them are fresh; 503 before."""
         info = await service.info()
-        kept = [one for one in await kept_status(service, None) if one.bars]
+        kept = [one for one in await service.status(None) if one.bars]
         if kept and not any(one.fresh for one in kept):
             raise ModelUnavailableError("the kept bars of every symbol are stale")
         return info

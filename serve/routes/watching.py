@@ -14,7 +14,6 @@ from serve.features import KeptRequest
 from serve.forecasting import spelled
 from serve.keys import Role
 from serve.problems import ModelUnavailableError, ServiceError
-from serve.routes.candles import kept_status
 from serve.routes.descriptions import PROBLEMS
 from serve.service import Service
 from serve.views import GraphAnswer, OverviewAnswer, SymbolRow, SymbolView
@@ -34,7 +33,7 @@ def watching_routes(service: Service, access: Access, streams: int) -> APIRouter
     @router.get("/v1/symbols")
     async def symbols() -> OverviewAnswer:
         """Return every symbol of the model with the state of its bars and its newest signal."""
-        kept = {one.symbol: one for one in await kept_status(service, None)}
+        kept = {one.symbol: one for one in await service.status(None)}
         answered = await service.predict_kept(KeptRequest())
         signals = {one.symbol: Signal.of(one) for one in answered.predictions}
         rows = [SymbolRow(candles=status, signal=signals.get(name)) for name, status in kept.items()]
