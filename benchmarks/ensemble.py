@@ -105,7 +105,7 @@ def _bars(arguments: Arguments, data: FoldData, together: Measured, one_by_one: 
 
 
 def _measured(data: FoldData, tasks: list[MemberTask], gpus: float, max_concurrent: int | None = None) -> Measured:
-    workers = WorkerConfig(gpus=gpus, max_concurrent=max_concurrent, cpus=1.0 if max_concurrent == 1 else None)
+    workers = WorkerConfig(gpus=gpus, max_concurrent=max_concurrent)
     with tempfile.TemporaryDirectory() as folder, _memory() as peaks:
         started = time.perf_counter()
         fitted = fit_members(data, tasks, folder, workers=workers)

@@ -55,7 +55,7 @@ class ExperimentArguments:
     num_workers: int | None = None
     """Data-parallel workers of each member; 1 unless the experiment says otherwise."""
     cpus: float | None = None
-    """CPUs of each worker; by default one, or less where members share the CPUs evenly."""
+    """CPUs of each worker; 1 unless the experiment says otherwise."""
     gpus: float | None = None
     """GPUs of each worker; a fraction lets several members share one."""
     max_concurrent: int | None = None

@@ -54,8 +54,9 @@ class MemberStore:
         self.name, self.address = name, f"{self._storage.address}/{name}"
 
     def announce(self) -> None:
-        """Leave a file by which workers know that they see the same storage as the driver."""
-        self._storage.publish(f"{self.name}/{MARKER_NAME}", f"{self.name}\n".encode())
+        """Leave a file, unless it is there, by which workers know that they see the same storage as the driver."""
+        if not self._storage.exists(f"{self.name}/{MARKER_NAME}"):
+            self._storage.publish(f"{self.name}/{MARKER_NAME}", f"{self.name}\n".encode())
 
     def require_visible(self) -> None:
         """Check, on a worker, that the driver's storage is this one.

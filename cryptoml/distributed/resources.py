@@ -10,11 +10,9 @@ import ray
 from cryptoml.errors import ConfigError
 from cryptoml.training.worker_config import WorkerConfig
 
-__all__ = ["Capacity", "Slots", "cluster_capacity", "num_slots", "slots_for"]
+__all__ = ["Capacity", "cluster_capacity", "slots_for"]
 
 GRAIN = 1e-4  # Ray counts resources in ten thousandths
-WORTHWHILE = 0.9  # of the time without sharing; a smaller gain is not worth more processes
-SMALLEST_SHARE = 0.5  # of a CPU; with more processes per core their start-up and memory outweigh an even end
 
 
 @dataclass(frozen=True)
@@ -33,75 +31,35 @@ class Capacity:
         """Return how many workers of that size run at once; none spans nodes, no fraction spans GPUs."""
         return sum(min(_times(node_cpus, cpus), _gpu_times(node_gpus, gpus)) for node_cpus, node_gpus in self.nodes)
 
-    def best_share(self, costs: Sequence[float], gpus: float = 0.0) -> float:
-        """Return the CPUs of each task, 1 or less, with which one-thread tasks all end soonest.
-
-        Three equal tasks on two cores end after 1.5 times the length of one when they share the cores, after 2 when the
-        third waits; with one much longer than the others, it is the longest that should have a core of its own.
-
-        Args:
-            costs: What each task computes, in any unit.
-            gpus: GPUs of each task.
-        """
-        parts = {_floor(cpus / count) for cpus, _ in self.nodes for count in range(1, int(cpus / SMALLEST_SHARE) + 1)}
-        shares = [1.0, *(part for part in parts if SMALLEST_SHARE - GRAIN <= part < 1.0)]
-        cores = sum(cpus for cpus, _ in self.nodes)
-        ends = {share: _makespan(costs, self.workers(share, gpus), cores) for share in shares}
-        best = min(shares, key=lambda share: (round(ends[share], 6), -share))
-        return best if ends[best] < WORTHWHILE * ends[1.0] else 1.0
-
-
-@dataclass(frozen=True)
-class Slots:
-    """How tasks are laid on a cluster.
-
-    Attributes:
-        count: Tasks that run at once.
-        cpus: CPUs of each worker of a task.
-    """
-
-    count: int
-    cpus: float
-
 
 def cluster_capacity() -> Capacity:
     """Return what the nodes of the connected cluster hold."""
     return Capacity.of(ray.nodes())
 
 
-def num_slots(cpus: float, gpus: float = 0.0, num_workers: int = 1) -> int:
-    """Return how many tasks of `num_workers` such workers the connected cluster runs at once; 0 where it cannot run one."""
-    return cluster_capacity().workers(cpus, gpus) // num_workers
-
-
-def slots_for(
-    config: WorkerConfig, num_tasks: int, capacity: Capacity | None = None, *, costs: Sequence[float] | None = None
-) -> Slots:
-    """Lay tasks on the cluster, as many at once as it holds and `max_concurrent` allows.
+def slots_for(config: WorkerConfig, num_tasks: int, capacity: Capacity | None = None) -> int:
+    """Return how many tasks run at once: as many as the cluster holds and `max_concurrent` allows.
 
     Args:
         config: What each task asks for.
         num_tasks: Tasks to run in all.
         capacity: Of the cluster; that of the connected one where None.
-        costs: What each task computes, in any unit; alike where None.
 
     Raises:
         ConfigError: The cluster can never run one task, unless it can grow; the message names the field that asks too much.
     """
     capacity = capacity or cluster_capacity()
-    cpus = config.cpus
-    if cpus is None:
-        cpus = capacity.best_share(costs or [1.0] * num_tasks, config.gpus) if config.num_workers == 1 else 1.0
     limit = config.max_concurrent or num_tasks
     if config.cluster_can_grow:
-        return Slots(max(1, min(limit, num_tasks)), cpus)
-    held = capacity.workers(cpus, config.gpus)
+        return max(1, min(limit, num_tasks))
+    held = capacity.workers(config.cpus, config.gpus)
     if held < config.num_workers:
-        raise ConfigError(_refusal(config, cpus, held, capacity))
-    return Slots(max(1, min(held // config.num_workers, limit, num_tasks)), cpus)
+        raise ConfigError(_refusal(config, held, capacity))
+    return max(1, min(held // config.num_workers, limit, num_tasks))
 
 
-def _refusal(config: WorkerConfig, cpus: float, held: int, capacity: Capacity) -> str:
+def _refusal(config: WorkerConfig, held: int, capacity: Capacity) -> str:
+    cpus = config.cpus
     largest_cpus = max((node_cpus for node_cpus, _ in capacity.nodes), default=0.0)
     largest_gpus = max((node_gpus for _, node_gpus in capacity.nodes), default=0.0)
     grow = "set cluster_can_grow where an autoscaler adds nodes"
@@ -116,20 +74,6 @@ def _refusal(config: WorkerConfig, cpus: float, held: int, capacity: Capacity) -
     )
 
 
-def _makespan(costs: Sequence[float], slots: int, cores: float) -> float:
-    """Return when all tasks have ended that start longest first, `slots` at once, and share the cores evenly."""
-    if not slots:
-        return float("inf")
-    waiting, running, now = sorted(costs), list[float](), 0.0
-    while waiting or running:
-        while waiting and len(running) < slots:
-            running.append(waiting.pop())
-        speed, least = min(1.0, cores / len(running)), min(running)
-        now += least / speed
-        running = [left - least for left in running if left > least]
-    return now
-
-
 def _times(total: float, part: float) -> int:
     return int(total / part + GRAIN)
 
@@ -138,7 +82,3 @@ def _gpu_times(total: float, part: float) -> int:
     if not part:
         return sys.maxsize
     return int(total) * _times(1.0, part) if part < 1 else _times(total, part)
-
-
-def _floor(value: float) -> float:
-    return int(value / GRAIN + 1e-6) * GRAIN

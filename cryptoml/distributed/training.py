@@ -5,12 +5,14 @@ all that decides its result, so the same submission on the same storage resumes 
 changed one starts anew.
 
 A member of one worker trains inside the task that drives its run: one process instead of seven, and a third of the
-start-up. Several workers form a group that Ray Train places, connects (gloo or NCCL) and restarts.
+start-up. Where the last member would leave other slots idle, one gives way between two epochs and goes on elsewhere from its
+checkpoint. Several workers form a group that Ray Train places, connects (gloo or NCCL) and restarts.
 """
 
 import logging
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +25,7 @@ from cryptoml.data.storage import open_storage
 from cryptoml.distributed.member_store import MemberStore, require_writable
 from cryptoml.distributed.progress import epoch_counter, epoch_progress
 from cryptoml.distributed.resources import slots_for
+from cryptoml.distributed.schedule import pieces_of
 from cryptoml.errors import ConfigError, CryptomlError
 from cryptoml.training.config import EpochEnd
 from cryptoml.training.cost import relative_cost
@@ -45,17 +48,17 @@ class _Run:
     Attributes:
         name: Of the run, and of its folder.
         folder: Storage of all runs.
+        until: Epochs after which it gives way to another; None is its end.
         shared: The fold, as a list so that Ray passes the reference on instead of fetching the arrays.
-        failures: How often its worker was lost so far.
     """
 
     task: MemberTask
     name: str
     folder: str
     workers: WorkerConfig
+    until: int | None = None
     shared: tuple[ray.ObjectRef, ...] = ()
     counter: Any = None
-    failures: int = 0
 
     @property
     def store(self) -> MemberStore:
@@ -103,48 +106,67 @@ def fit_members(
 
 
 def _fit_all(data: FoldData, runs: Sequence[_Run], workers: WorkerConfig) -> dict[str, FittedMember]:
-    """Keep as many runs going as the cluster holds, the longest first, until all are done; an error ends those that go."""
-    costs = {run.name: relative_cost(run.task) for run in runs}
-    runs = sorted(runs, key=lambda run: costs[run.name], reverse=True)
-    slots = slots_for(workers, len(runs), costs=list(costs.values()))
-    workers = workers.model_copy(update={"cpus": slots.cpus})
-    counter, shared = epoch_counter(), (ray.put(data),)
-    queue = deque(replace(run, workers=workers, shared=shared, counter=counter) for run in runs)
-    running, fitted = dict[ray.ObjectRef, _Run](), dict[str, FittedMember]()
-    with epoch_progress(counter, sum(run.task.training.max_epochs for run in runs), "members") as refresh:
-        try:
-            while queue or running:
-                while queue and len(running) < slots.count:
-                    run = queue.popleft()
-                    run.store.announce()
-                    running[_start(run)] = run
-                for done in ray.wait(list(running), timeout=POLL_SECONDS)[0]:
-                    run = running.pop(done)
-                    result = _result(done, run)
-                    if result is None:
-                        queue.appendleft(replace(run, failures=run.failures + 1))
-                    else:
-                        fitted[run.name] = result
-                refresh()
-        finally:
-            for task, run in running.items():
-                ray.cancel(task, force=run.workers.num_workers == 1)
+    """Keep as many runs going as the cluster holds until all are done; an error ends those that go."""
+    slots, shared, counter = slots_for(workers, len(runs)), (ray.put(data),), epoch_counter()
+    waiting = [replace(run, shared=shared, counter=counter) for run in _laid_out(runs, slots)]
+    running, fitted, failures = dict[ray.ObjectRef, _Run](), dict[str, FittedMember](), Counter[str]()
+    with epoch_progress(counter, sum(run.task.training.max_epochs for run in runs), "members") as refresh, _ended(running):
+        while waiting or running:
+            while len(running) < slots and (run := _next(waiting, running)) is not None:
+                waiting.remove(run)
+                running[_start(run)] = run
+            for done in ray.wait(list(running), timeout=POLL_SECONDS)[0]:
+                run = running.pop(done)
+                try:
+                    result = ray.get(done)
+                except ray.exceptions.RayError as error:
+                    failures[run.name] += 1
+                    _raise_unless_lost(error, run, failures[run.name])
+                    waiting.insert(0, run)
+                else:
+                    fitted |= {} if result is None else {run.name: _finished(result, run)}
+            refresh()
     return fitted
 
 
-def _result(done: ray.ObjectRef, run: _Run) -> FittedMember | None:
-    """Return what a run gave, or None where it lost its worker and may go on from its last checkpoint."""
+def _laid_out(runs: Sequence[_Run], slots: int) -> list[_Run]:
+    """Return the runs, some of them in two parts, in the order in which they should start.
+
+    Groups of workers and compiled steps take too long to start for two parts.
+    """
+    costs = [relative_cost(run.task) for run in runs]
+    epochs = [1 if run.workers.num_workers > 1 or run.task.training.compile else run.task.training.max_epochs for run in runs]
+    return [replace(runs[piece.index], until=piece.until) for piece in pieces_of(costs, epochs, slots)]
+
+
+def _next(waiting: Sequence[_Run], running: Mapping[ray.ObjectRef, _Run]) -> _Run | None:
+    """Return the first run that waits, and not for a part of itself."""
+    busy = {run.name for run in running.values()}
+    return next((run for run in waiting if run.name not in busy), None)
+
+
+@contextmanager
+def _ended(running: Mapping[ray.ObjectRef, _Run]) -> Iterator[None]:
+    """End what is left running."""
     try:
-        fitted = ray.get(done)
-    except ray.exceptions.RayError as error:
-        cause = _own_error(error)
-        if cause is not None:
-            raise type(cause)(f"member {run.task.name} could not be fitted: {cause}") from error
-        reason, spent = _last_line(error), isinstance(getattr(error, "cause", None), train.WorkerGroupError)
-        if spent or run.failures >= run.workers.max_failures:
-            raise CryptomlError(f"member {run.task.name} could not be fitted: {reason}") from error
-        logger.warning("member %s goes on from its last checkpoint after: %s", run.task.name, reason)
-        return None
+        yield
+    finally:
+        for task, run in running.items():
+            ray.cancel(task, force=run.workers.num_workers == 1)
+
+
+def _raise_unless_lost(error: ray.exceptions.RayError, run: _Run, failures: int) -> None:
+    """Raise why a run ended, unless it lost its worker and may go on from its last checkpoint."""
+    cause = _own_error(error)
+    if cause is not None:
+        raise type(cause)(f"member {run.task.name} could not be fitted: {cause}") from error
+    reason, spent = _last_line(error), isinstance(getattr(error, "cause", None), train.WorkerGroupError)
+    if spent or failures > run.workers.max_failures:
+        raise CryptomlError(f"member {run.task.name} could not be fitted: {reason}") from error
+    logger.warning("member %s goes on from its last checkpoint after: %s", run.task.name, reason)
+
+
+def _finished(fitted: FittedMember, run: _Run) -> FittedMember:
     if not run.workers.keep_checkpoints:
         run.store.remove_checkpoint()
     logger.info("member %s: validation loss %.4f after %.0f s", run.task.name, fitted.validation_loss, fitted.seconds)
@@ -166,18 +188,17 @@ def _last_line(error: BaseException) -> str:
 
 
 def _start(run: _Run) -> ray.ObjectRef:
+    run.store.announce()
     workers = run.workers
     alone = {"num_cpus": workers.cpus, "num_gpus": workers.gpus} if workers.num_workers == 1 else {}
     return _drive.options(name=f"member {run.task.name}", **alone).remote(run)
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def _drive(run: _Run) -> FittedMember:
-    """Drive one Train run to its end."""
+def _drive(run: _Run) -> FittedMember | None:
+    """Drive one Train run to its end, or to where it gives way: there is no result yet."""
     _trainer(run).fit()
-    fitted = run.store.fitted()
-    assert fitted is not None
-    return fitted
+    return run.store.fitted() if run.until is None else None
 
 
 def _trainer(run: _Run) -> TorchTrainer:
@@ -223,6 +244,7 @@ def _work(config: dict[str, Any]) -> None:
     torch.set_num_threads(run.workers.threads)
     device = train.torch.get_device() if run.workers.gpus else torch.device("cpu")
     rank = context.get_world_rank()
+    task = run.task if run.until is None else replace(run.task, training=run.task.training.updated(max_epochs=run.until))
 
     def report(event: EpochEnd) -> None:
         if rank == 0 and run.counter is not None:
@@ -230,7 +252,7 @@ def _work(config: dict[str, Any]) -> None:
 
     fitted = fit_member(
         ray.get(run.shared[0]),
-        run.task,
+        task,
         on_epoch_end=report,
         on_checkpoint=store.publish_checkpoint,
         resume=store.checkpoint() if rank == 0 else None,
@@ -239,5 +261,5 @@ def _work(config: dict[str, Any]) -> None:
         rank=rank,
         world_size=context.get_world_size(),
     )
-    if rank == 0:
+    if rank == 0 and run.until is None:
         store.publish_fitted(fitted)

@@ -13,9 +13,7 @@ class WorkerConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     num_workers: int = Field(1, ge=1, description="Data-parallel workers of one member; n of them learn from n-fold batches")
-    cpus: float | None = Field(
-        None, gt=0, description="CPUs of one worker, and its threads; None is one, or less where members share the CPUs evenly"
-    )
+    cpus: float = Field(1.0, gt=0, description="CPUs of one worker, and its threads")
     gpus: float = Field(0.0, ge=0, description="GPUs of one worker; a fraction lets several members share one")
     max_failures: int = Field(2, ge=0, description="Lost workers (crash, out of memory, node) from which one run recovers")
     max_concurrent: int | None = Field(None, ge=1, description="Members fitted at once; None is as many as the cluster holds")
@@ -36,4 +34,4 @@ class WorkerConfig(BaseModel):
     @property
     def threads(self) -> int:
         """Threads with which one worker computes."""
-        return max(1, int(self.cpus or 1))
+        return max(1, int(self.cpus))

@@ -46,54 +46,14 @@ def test_workers_fit_on_single_nodes_and_single_gpus(capacity: Capacity, cpus: f
     assert capacity.workers(cpus, gpus) == expected
 
 
-@pytest.mark.parametrize(
-    ("capacity", "num_tasks", "gpus", "share", "at_once"),
-    [
-        (LAPTOP, 1, 0.0, 1.0, 2),
-        (LAPTOP, 2, 0.0, 1.0, 2),
-        (LAPTOP, 3, 0.0, 0.6666, 3),
-        (LAPTOP, 4, 0.0, 1.0, 2),
-        (LAPTOP, 5, 0.0, 0.6666, 3),
-        (LAPTOP, 31, 0.0, 1.0, 2),
-        (TWO_NODES, 3, 0.0, 0.5, 4),
-        (ONE_GPU, 3, 1.0, 1.0, 1),
-        (GPU_NODES, 4, 0.0, 1.0, 32),
-        (Capacity(((0.0, 0.0),)), 3, 0.0, 1.0, 0),
-    ],
-)
-def test_members_share_cores_so_that_none_waits(
-    capacity: Capacity, num_tasks: int, gpus: float, share: float, at_once: int
-) -> None:
-    assert capacity.best_share([1.0] * num_tasks, gpus) == pytest.approx(share)
-    assert capacity.workers(capacity.best_share([1.0] * num_tasks, gpus), gpus) == at_once
-
-
-@pytest.mark.parametrize(
-    ("costs", "share"),
-    [
-        ([107, 48, 20], 1.0),
-        ([50, 30, 20], 1.0),
-        ([50, 45, 40], 0.6666),
-        ([3, 1, 1, 1], 1.0),
-        ([1, 1, 1, 1, 1], 0.6666),
-    ],
-)
-def test_a_long_member_keeps_a_core_of_its_own(costs: list[float], share: float) -> None:
-    assert LAPTOP.best_share(costs) == pytest.approx(share)
-    assert slots_for(WorkerConfig(), len(costs), LAPTOP, costs=costs).cpus == pytest.approx(share)
-
-
 class TestSlots:
     def test_are_as_many_as_the_cluster_holds_and_the_user_allows(self) -> None:
-        assert slots_for(WorkerConfig(), 5, LAPTOP).count == 3
-        assert slots_for(WorkerConfig(cpus=1), 5, LAPTOP).count == 2
-        assert slots_for(WorkerConfig(max_concurrent=1), 5, LAPTOP).count == 1
-        assert slots_for(WorkerConfig(), 3, GPU_NODES).count == 3
-        assert slots_for(WorkerConfig(num_workers=2, gpus=1), 9, GPU_NODES).count == 2
-        assert slots_for(WorkerConfig(gpus=0.25), 9, ONE_GPU).count == 4
-
-    def test_do_not_split_a_core_between_the_workers_of_one_member(self) -> None:
-        assert slots_for(WorkerConfig(num_workers=2), 3, LAPTOP).cpus == 1.0
+        assert slots_for(WorkerConfig(), 5, LAPTOP) == 2
+        assert slots_for(WorkerConfig(cpus=0.5), 5, LAPTOP) == 4
+        assert slots_for(WorkerConfig(max_concurrent=1), 5, LAPTOP) == 1
+        assert slots_for(WorkerConfig(), 3, GPU_NODES) == 3
+        assert slots_for(WorkerConfig(num_workers=2, gpus=1), 9, GPU_NODES) == 2
+        assert slots_for(WorkerConfig(gpus=0.25), 9, ONE_GPU) == 4
 
     @pytest.mark.parametrize(
         ("config", "capacity", "words"),
@@ -114,8 +74,8 @@ class TestSlots:
             slots_for(WorkerConfig(**config), 3, capacity)
 
     def test_wait_for_an_autoscaler_where_there_is_one(self) -> None:
-        assert slots_for(WorkerConfig(num_workers=8, gpus=1, cluster_can_grow=True), 3, LAPTOP).count == 3
-        assert slots_for(WorkerConfig(cluster_can_grow=True, max_concurrent=2), 3, Capacity(())).count == 2
+        assert slots_for(WorkerConfig(num_workers=8, gpus=1, cluster_can_grow=True), 3, LAPTOP) == 3
+        assert slots_for(WorkerConfig(cluster_can_grow=True, max_concurrent=2), 3, Capacity(())) == 2
 
 
 @pytest.mark.parametrize(
@@ -134,4 +94,4 @@ def test_impossible_workers_are_named(config: dict, words: str) -> None:
 
 
 def test_threads_are_whole_cpus() -> None:
-    assert [WorkerConfig(cpus=cpus).threads for cpus in (None, 0.5, 1, 2.5, 4)] == [1, 1, 1, 2, 4]
+    assert [WorkerConfig(cpus=cpus).threads for cpus in (0.5, 1, 2.5, 4)] == [1, 1, 2, 4]

@@ -145,8 +145,11 @@ class TestNames:
 
 class TestSideBySide:
     def test_three_members_share_two_cores(self, tmp_path: Path, fold: FoldData) -> None:
-        fit_members(fold, [small_task(fold, name) for name in "abc"], str(tmp_path))
+        tasks = [small_task(fold, name, seed=seed, max_epochs=4) for seed, name in enumerate("abc")]
+        found = fit_members(fold, tasks, str(tmp_path))
         assert side_by_side(tmp_path)
+        for member, task in zip(found, tasks, strict=True):  # one of them has moved to another process
+            assert_same(member, fit_member(fold, task))
 
     def test_a_short_one_ends_while_a_long_one_trains(self, tmp_path: Path, long_fold: FoldData) -> None:
         tasks = [small_task(long_fold, "endless", max_epochs=10_000), small_task(long_fold, "short")]

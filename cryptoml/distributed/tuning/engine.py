@@ -53,7 +53,7 @@ class RayEngine:
             ConfigError: The cluster can never hold a trial, or MLflow is not installed. Nothing has been started.
             CryptomlError: The study cannot be written any more.
         """
-        workers = self.workers.model_copy(update={"cpus": self.workers.cpus or 1.0})
+        workers = self.workers
         slots = slots_for(workers, study.remaining)
         if workers.num_workers > 1:
             _require_dashboard()
@@ -67,7 +67,7 @@ class RayEngine:
                     search_alg=search,
                     scheduler=StudyPruning(search),
                     num_samples=study.remaining,
-                    max_concurrent_trials=slots.count,
+                    max_concurrent_trials=slots,
                     reuse_actors=workers.num_workers == 1,
                 ),
                 run_config=tune.RunConfig(
@@ -112,7 +112,7 @@ def _trainable(shared: list[ray.ObjectRef], workers: WorkerConfig, folder: str) 
 
 def _held(workers: WorkerConfig) -> dict[str, float]:
     """Return the resources of a whole trial."""
-    each = {"CPU": workers.cpus or 1.0} | ({"GPU": workers.gpus} if workers.gpus else {})
+    each = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
     return {name: value * workers.num_workers for name, value in each.items()}
 
 
