@@ -127,12 +127,13 @@ class TestTrials:
     def test_mlflow_hears_of_every_trial(self, tmp_path: Path) -> None:
         tracking = pytest.importorskip("mlflow").tracking
         address = f"sqlite:///{tmp_path}/mlflow.db"
-        study = Study(suggest, SearchConfig(num_trials=3), 1, name="logged")
-        trials = search(Scripted(tmp_path), study, RayEngine(mlflow=address))
+        study = Study(suggest, SearchConfig(num_trials=3, pruner="none"), 2, name="logged")
+        trials = search(Scripted(tmp_path, epochs=2), study, RayEngine(mlflow=address))
         client = tracking.MlflowClient(address)
         runs = client.search_runs([client.get_experiment_by_name("logged").experiment_id])
-        logged = {(run.data.params["x"], run.data.metrics["objective_loss"]) for run in runs}
-        assert logged == {(str(trial.parameters["x"]), trial.values["loss"]) for trial in trials}
+        logged = {(run.info.run_name, run.data.params["x"], run.data.metrics["objective_loss"]) for run in runs}
+        assert logged == {(f"trial_{trial.number:05d}", str(trial.parameters["x"]), trial.values["loss"]) for trial in trials}
+        assert [len(client.get_metric_history(run.info.run_id, "loss")) for run in runs] == [2, 2, 2]  # one per epoch
 
     def test_more_trials_than_gpus_take_turns(self, tmp_path: Path) -> None:
         trials = run(Scripted(tmp_path, seconds=0.2), tmp_path, num_trials=3, gpus=1, cpus=0.1)

@@ -53,8 +53,7 @@ class RayEngine:
             ConfigError: The cluster can never hold a trial, or MLflow is not installed. Nothing has been started.
             CryptomlError: The study cannot be written any more.
         """
-        workers = self.workers
-        slots = slots_for(workers, study.remaining)
+        workers, slots = self.workers, slots_for(self.workers, study.remaining)
         if workers.num_workers > 1:
             _require_dashboard()
         search = StudySearch(study, _held(workers))
@@ -69,6 +68,7 @@ class RayEngine:
                     num_samples=study.remaining,
                     max_concurrent_trials=slots,
                     reuse_actors=workers.num_workers == 1,
+                    trial_name_creator=lambda trial: f"trial_{search.numbers[trial.trial_id]:05d}",
                 ),
                 run_config=tune.RunConfig(
                     name="sweep",
