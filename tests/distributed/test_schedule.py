@@ -1,7 +1,7 @@
 """Fits laid on slots: nothing is left out or done twice, and no slot waits long for the others."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cryptoml.distributed.schedule import Piece, pieces_of
@@ -46,6 +46,7 @@ def test_a_fit_of_one_epoch_stays_whole() -> None:
     assert sorted(piece.index for piece in pieces_of([1, 1, 1], [1, 1, 1], 2)) == [0, 1, 2]
 
 
+@settings(deadline=None)
 @given(
     fits=st.lists(st.tuples(st.floats(0.1, 100.0), st.integers(1, 60)), min_size=1, max_size=12),
     slots=st.integers(1, 6),
