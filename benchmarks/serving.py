@@ -1,7 +1,8 @@
 """What a served ensemble costs over the bare model, and how it bears load, overload and a flood of bars.
 
 One real Ray Serve on this machine a part, clients on loopback, each part bounded to minutes: `--parts latency batching`.
-Latencies and ratios are of one run; the client shares the machine with what it measures.
+Latencies and ratios are of one run; the client shares the machine with what it measures. A service remembers the forecast of
+the bars that it keeps until they change; here every batch of requests is forecast anew, unless a row says otherwise.
 """
 
 import asyncio
@@ -32,6 +33,7 @@ Part = Literal["latency", "batching", "replay", "overload", "autoscaling"]
 RAMP = ((1, 5), (32, 40), (0, 45))
 """Clients, and for how many seconds at most."""
 QUICK_SCALING = {"upscale_delay_s": 1, "downscale_delay_s": 3, "metrics_interval_s": 0.5, "look_back_period_s": 2}
+ANEW = {"remember": False}
 MINUTES = 30
 WARM_UP = 10
 OVERLOAD = 3.0
@@ -59,7 +61,7 @@ def measure_latency(arguments: ServingArguments, folder: Path) -> list[Bar]:
     """Compare a request with the bare model on the same bars, and its tail at 70% of the peak load."""
     bundle, frames = save_served_bundle(folder / "model", arguments.assets), frames_until_now(arguments.assets)
     predictor, symbols = Predictor(bundle), list(frames)
-    with service(folder / "latency", {"bundle": str(bundle)}) as running:
+    with service(folder / "latency", {"bundle": str(bundle), "batching": ANEW}) as running:
         _fill(running, frames, stop=-1)
         ask(running.address, 1, 2.0, symbols)
         fresh = _seconds_after_new_bars(running, frames)
@@ -112,19 +114,26 @@ def measure_batching(arguments: ServingArguments, folder: Path) -> list[Bar]:
     bundle, frames = save_served_bundle(folder / "model", arguments.assets), frames_until_now(arguments.assets)
     rates = {}
     for size in (1, 32):
-        with service(folder / f"batch-{size}", {"bundle": str(bundle), "batching": {"max_size": size}}) as running:
+        with service(folder / f"batch-{size}", {"bundle": str(bundle), "batching": ANEW | {"max_size": size}}) as running:
             _fill(running, frames)
             ask(running.address, 32, 2.0, list(frames))
             rates[size] = ask(running.address, 32, arguments.seconds, list(frames)).rate
+    with service(folder / "remembering", {"bundle": str(bundle)}) as running:
+        _fill(running, frames)
+        ask(running.address, 32, 2.0, list(frames))
+        remembering = ask(running.address, 32, arguments.seconds, list(frames)).rate
     note = f"{rates[1]:.0f}/s to {rates[32]:.0f}/s at concurrency 32"
-    return [Bar("throughput with batches over batch size 1", rates[32] / rates[1], least=3.0, note=note)]
+    return [
+        Bar("throughput with batches over batch size 1", rates[32] / rates[1], least=3.0, note=note),
+        Bar("answers per second where forecasts are remembered", remembering),
+    ]
 
 
 def measure_overload(arguments: ServingArguments, folder: Path) -> list[Bar]:
     """Send what the service can take, then three times as much, then little."""
     bundle, frames = save_served_bundle(folder / "model", arguments.assets), frames_until_now(arguments.assets)
     symbols = list(frames)
-    with service(folder / "overload", {"bundle": str(bundle), "limits": {"max_ongoing": 16}}) as running:
+    with service(folder / "overload", {"bundle": str(bundle), "batching": ANEW, "limits": {"max_ongoing": 16}}) as running:
         _fill(running, frames)
         ask(running.address, 16, 2.0, symbols)
         before = ask(running.address, 16, arguments.seconds, symbols)
@@ -197,7 +206,9 @@ def measure_autoscaling(arguments: ServingArguments, folder: Path) -> list[Bar]:
     adapter = {"min_replicas": 0, "max_replicas": 2, "downscale_to_zero_delay_s": 3, **QUICK_SCALING}
     scaling = {"Features": features, "Adapter": adapter}
     with service(
-        folder / "scaling", {"bundle": str(bundle)}, {name: {"autoscaling_config": one} for name, one in scaling.items()}
+        folder / "scaling",
+        {"bundle": str(bundle), "batching": ANEW},
+        {name: {"autoscaling_config": one} for name, one in scaling.items()},
     ) as running:
         _fill(running, frames)
         trace: dict[str, list[int]] = {name: [] for name in scaling}

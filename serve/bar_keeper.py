@@ -133,7 +133,7 @@ class BarKeeper:
         return await self._on_fresh(lambda: {name: self.kept.bars(name) for name in symbols if len(self.kept.bars(name))})
 
     async def window(
-        self, version: str, predictor: Predictor, now: pd.Timestamp | None
+        self, version: str, predictor: Predictor, now: pd.Timestamp | None, past: int = 0
     ) -> tuple[pd.Timestamp, KeptWindow | None]:
         """Return the instant that counts as now, and what a model is asked then.
 
@@ -141,6 +141,7 @@ class BarKeeper:
             version: Name of the model.
             predictor: Its inputs.
             now: The clock where None, at least the newest close that is kept.
+            past: Bars before the newest one to ask about too.
 
         Returns:
             None instead of a window where `now` lies before a kept bar's close.
@@ -149,7 +150,7 @@ class BarKeeper:
         def look() -> tuple[pd.Timestamp, KeptWindow | None]:
             newest = self._newest_close(predictor)
             instant = max(pd.Timestamp.now("UTC"), newest) if now is None else now
-            return instant, self._inputs(version, predictor).window(instant) if instant >= newest else None
+            return instant, self._inputs(version, predictor).window(instant, past) if instant >= newest else None
 
         return await self._on_fresh(look)
 

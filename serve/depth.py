@@ -4,17 +4,18 @@ import asyncio
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from cryptoml.features.targets import REGIMES
-from cryptoml.live.intake import panel_of
+from cryptoml.live.inputs import Question
 from serve.bar_keeper import BarKeeper
 from serve.explaining import Look, listened_to, looked_at
 from serve.forecasting import ServedModel
+from serve.windows import PAST_BARS
 
 __all__ = ["Depth", "Revision", "graph_weights", "symbol_depth"]
 
-PAST_BARS = 48
+MOST_FORECASTS = 1200
+"""Forecasts that one look may cost, so that with many symbols it shows fewer bars."""
 
 
 class Depth(NamedTuple):
@@ -40,15 +41,15 @@ class Revision(NamedTuple):
 
 async def symbol_depth(keeper: BarKeeper, model: ServedModel, symbol: str) -> Depth:
     """Return one symbol's past regimes and the members' attention; empty where it cannot be forecast."""
-    _, window = await keeper.window(model.version, model.predictor, None)
+    assets = len(model.predictor.symbols)
+    past = max(1, min(PAST_BARS, MOST_FORECASTS // assets) - 1)
+    _, window = await keeper.window(model.version, model.predictor, None, past)
     if window is None or symbol not in window.question.intake.usable:
         return Depth([], [])
-    kept = await keeper.bars(tuple(window.question.intake.usable))
-    needed = model.predictor.history_bars + PAST_BARS
-    frames = {name: bars.tail(needed).frame() for name, bars in kept.items()}
+    kept = len((await keeper.bars((symbol,)))[symbol])
 
     def look() -> Depth:
-        return Depth(_regimes(model, frames, symbol), looked_at(model, window.question, symbol))
+        return Depth(_regimes(model, window.question, symbol, kept), looked_at(model, window.question, symbol))
 
     return await asyncio.to_thread(look)
 
@@ -64,9 +65,10 @@ async def graph_weights(keeper: BarKeeper, model: ServedModel) -> list[list[floa
     return [[None if np.isnan(value) else float(value) for value in row] for row in weights]
 
 
-def _regimes(model: ServedModel, frames: dict[str, pd.DataFrame], symbol: str) -> list[str | None]:
-    predictor = model.predictor
-    panel = panel_of(predictor.symbols, frames, predictor.timeframe)
-    predictions, _ = predictor.decide_bars(panel, PAST_BARS)
-    rows = predictions.regime[predictor.symbols.index(symbol)]
-    return [None if np.isnan(row).any() else REGIMES[int(row.argmax())] for row in rows]
+def _regimes(model: ServedModel, question: Question, symbol: str, kept: int) -> list[str | None]:
+    """Return the regime forecast at each of its bars that is asked about, None before the symbol had enough history."""
+    context, row = model.bundle.context_bars, model.predictor.symbols.index(symbol)
+    predictions = model.bundle.ensemble.predict(question.features, question.sigma, context).on_bars(slice(context - 1, None))
+    rows = predictions.regime[row][question.present[row]]
+    known = ~np.isnan(rows).any(axis=1) & (np.arange(len(rows))[::-1] <= kept - model.predictor.history_bars)
+    return [REGIMES[int(one.argmax())] if there else None for one, there in zip(rows, known, strict=True)]

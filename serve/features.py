@@ -80,6 +80,7 @@ class LocalFeatures:
         self._store = AdaptationStore(args.state)
         self._forecasting = Forecasting(members, adapter, self._store)
         self._adapter: Any = adapter
+        self._latest: tuple[Any, Predictions | None] = (None, None)
         size, wait = args.batching.max_size, args.batching.wait_ms / 1e3
         self._in_batches = serve.batch(max_batch_size=size, batch_wait_timeout_s=wait)(self._batch)  # a queue of its own
 
@@ -127,13 +128,20 @@ class LocalFeatures:
         return [found[id(request)] for request in asked]
 
     async def _shared(self, model: ServedModel, window: KeptWindow) -> Predictions | None:
+        """Return the forecast of all symbols, which is one array of features wherever the bars and the model are the same."""
+        question = window.question
+        self._note(model, window)
+        if not (self._args.batching.remember and self._latest[0] is question.features):
+            self._latest = (question.features, await self._forecasting.forecast(model, question))
+        return self._latest[1]
+
+    def _note(self, model: ServedModel, window: KeptWindow) -> None:
         question = window.question
         set_drift(window.strangeness)
         stale = [symbol for symbol in question.intake.last_open if symbol in question.intake.refused]
         ages = [pd.Timestamp.now("UTC") - last for last in question.intake.last_open.values()]
         step = model.predictor.needs.step
         set_data_age(len(ages), len(stale), min(ages).total_seconds() - step.total_seconds() if ages else None)
-        return await self._forecasting.forecast(model, question)
 
     async def _answered(
         self, model: ServedModel, request: KeptRequest, now: pd.Timestamp, window: KeptWindow | None, shared: Predictions | None

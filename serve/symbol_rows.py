@@ -8,7 +8,6 @@ from cryptoml.data.panel import CANDLE_FIELDS, Panel
 from cryptoml.features.engineer import AdvancedFeatureEngineer
 from cryptoml.features.joins import bars_from_panel
 from cryptoml.features.live import LiveFeatures
-from cryptoml.live.intake import Requirements
 from serve.kept_bars import BarArrays, KeptBars
 
 __all__ = ["SymbolRows"]
@@ -29,16 +28,13 @@ class SymbolRows:
         engineer: The features; those over a panel are left out.
         kept: The bars.
         symbol: Whose.
-        needs: How far back a forecast reaches.
-        context_bars: Rows that one forecast reads.
+        num_rows: How many of the newest rows to keep.
+        history_bars: Bars that the rows read, together.
     """
 
-    def __init__(
-        self, engineer: AdvancedFeatureEngineer, kept: KeptBars, symbol: str, needs: Requirements, context_bars: int
-    ) -> None:
+    def __init__(self, engineer: AdvancedFeatureEngineer, kept: KeptBars, symbol: str, num_rows: int, history_bars: int) -> None:
         self._engineer, self._kept, self._symbol = engineer, kept, symbol
-        self._num_bars = needs.history_bars + needs.max_age_bars
-        self._num_rows = context_bars + needs.max_age_bars
+        self._num_bars, self._num_rows = history_bars, num_rows
         self._edition, self._newest = _UNKNOWN, 0
         self._live: LiveFeatures | None = None
         self._values = np.empty((0, len(engineer.features)), np.float32)

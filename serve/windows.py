@@ -19,9 +19,11 @@ from cryptoml.live.predictor import Predictor
 from serve.kept_bars import KeptBars
 from serve.symbol_rows import SymbolRows
 
-__all__ = ["KeptWindow", "WarmInputs", "judge"]
+__all__ = ["PAST_BARS", "KeptWindow", "WarmInputs", "judge"]
 
 FloatArray = NDArray[np.float32]
+PAST_BARS = 48
+"""Bars before the newest one that can be forecast anew, to show what the model thought then."""
 _STRANGE = 3.0
 _NO_FRAME = pd.DataFrame()
 
@@ -52,27 +54,32 @@ class WarmInputs:
         self._inputs: ModelInputs = predictor.inputs
         self._inputs.check_names(self._inputs.engineer.names)
         self._rows: dict[str, SymbolRows] = {}
-        self._latest: tuple[tuple, KeptWindow] | None = None
+        self._latest: dict[int, tuple[tuple, KeptWindow]] = {}
 
-    def window(self, now: pd.Timestamp) -> KeptWindow:
-        """Return what the members are asked at `now`; the arrays are shared by all who ask at one state of the bars."""
+    def window(self, now: pd.Timestamp, past: int = 0) -> KeptWindow:
+        """Return what the members are asked at `now`; the arrays are shared by all who ask at one state of the bars.
+
+        Args:
+            now: Instant of the decision.
+            past: Bars before the newest one to ask about too, at most `PAST_BARS`.
+        """
         intake = judge(self._predictor, self._kept, now)
         usable = {symbol: int(stamp.value // 1_000) for symbol, stamp in intake.last_open.items() if symbol in intake.usable}
         key = tuple((symbol, self._kept.revision(symbol)) for symbol in usable)
-        if self._latest is None or self._latest[0] != key:
-            window = self._computed(intake, usable) if usable else KeptWindow(self._predictor.nothing_asked(intake), 0.0)
-            self._latest = (key, window)
-        window = self._latest[1]
+        if past not in self._latest or self._latest[past][0] != key:
+            window = self._computed(intake, usable, past) if usable else KeptWindow(self._predictor.nothing_asked(intake), 0.0)
+            self._latest[past] = (key, window)
+        window = self._latest[past][1]
         question = window.question
         asked = Question(intake, question.timestamps, question.present, question.features, question.sigma)
         return KeptWindow(asked, window.strangeness)
 
-    def _computed(self, intake: Intake, usable: Mapping[str, int]) -> KeptWindow:
+    def _computed(self, intake: Intake, usable: Mapping[str, int], past: int) -> KeptWindow:
         symbols, kept, needs = self._predictor.symbols, self._kept, self._predictor.needs
         end = max(usable.values())
-        origins = 1 + max((end - newest) // kept.step for newest in usable.values())
+        origins = 1 + past + max((end - newest) // kept.step for newest in usable.values())
         wanted = self._inputs.context_bars - 1 + origins
-        panel = kept.panel(symbols, usable, end, needs.history_bars + needs.max_age_bars)
+        panel = kept.panel(symbols, usable, end, needs.history_bars + needs.max_age_bars + past)
         own = len(self._inputs.engineer.features)
         values = np.full((len(symbols), wanted, len(self._inputs.engineer.names)), np.nan, np.float32)
         for symbol, newest in usable.items():
@@ -92,8 +99,9 @@ class WarmInputs:
 
     def _symbol_rows(self, symbol: str) -> FloatArray:
         if symbol not in self._rows:
-            engineer, context = self._inputs.engineer, self._inputs.context_bars
-            self._rows[symbol] = SymbolRows(engineer, self._kept, symbol, self._predictor.needs, context)
+            more = self._predictor.needs.max_age_bars + PAST_BARS
+            rows, bars = self._inputs.context_bars + more, self._predictor.history_bars + more
+            self._rows[symbol] = SymbolRows(self._inputs.engineer, self._kept, symbol, rows, bars)
         return self._rows[symbol].rows()
 
 
