@@ -134,7 +134,7 @@ def force_index(bars: Bars, n: int) -> FloatArray:
 
 @feature("volume", lookback=lambda n: n + 1, params=(14,), inputs=HLCV, source="Arms 1983, made scale-free")
 def ease_of_movement(bars: Bars, n: int) -> FloatArray:
-    """sum_n(ln(mid_t / mid_{t-1}) ln(high / low)) / mean_n(volume share), mid = (high + low) / 2"""
+    """sum_n(ln(mid_t / mid_{t-1}) ln(high / low)) / (1 + volume / SMA_n(volume)), mid = (high + low) / 2"""
     middle = np.log((bars.high + bars.low) / 2.0)
     travelled = (middle - delay(middle, 1)) * bars.log_range
     busy = safe_ratio(bars.volume, bars.rolled(rolling_mean, "volume", n))
