@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from cryptoml.errors import DataError
 from cryptoml.features.onchain import METRIC_ALIASES, METRICS, OnChainMetrics
-from cryptoml.features.table_checks import check_number, numbers_of, refuse_future, refuse_rows, stamps_of
+from cryptoml.features.table_checks import check_number, numbers_of, refuse_disorder, refuse_future, refuse_rows, stamps_of
 
 __all__ = ["book_rows", "book_sides", "check_reading", "exchange_rows", "onchain_figures", "onchain_rows", "trade_rows"]
 
 FloatArray = NDArray[np.float64]
 BOOK_COLUMNS = ("bid_prices", "bid_sizes", "ask_prices", "ask_sizes")
+PAIR_COLUMNS = ("prices of bids", "sizes of bids", "prices of asks", "sizes of asks")
+"""What the same are called where a side is one list of pairs."""
 
 
 def onchain_figures(reading: OnChainMetrics) -> dict[str, float]:
@@ -60,8 +62,10 @@ def _long(frame: pd.DataFrame, label: pd.DatetimeIndex, available: pd.DatetimeIn
     if not known:
         raise DataError(f"onchain must have one of the columns {', '.join(METRICS)}, columns were {list(frame.columns)}")
     stamps = {"timestamp": label, "available_at": available}
-    columns = {name: numbers_of(frame, name, "onchain", finite=True) for name in known}
-    return pd.concat([pd.DataFrame({**stamps, "metric": name, "value": values}) for name, values in columns.items()])
+    values = np.concatenate([numbers_of(frame, name, "onchain", finite=True) for name in known])
+    repeated = {name: np.tile(column.asi8, len(known)).view("datetime64[us]") for name, column in stamps.items()}
+    columns = {name: pd.DatetimeIndex(column).tz_localize("UTC") for name, column in repeated.items()}
+    return pd.DataFrame({**columns, "metric": np.repeat(known, len(frame)), "value": values})
 
 
 def trade_rows(trades: Any) -> pd.DataFrame:
@@ -86,7 +90,8 @@ def book_rows(orderbook: Any, now: pd.Timestamp) -> pd.DataFrame:
         return pd.DataFrame({"timestamp": [now], "available_at": [now], **_stacked([book_sides(orderbook)])})
     if not isinstance(orderbook, pd.DataFrame):
         raise DataError(f"orderbook must be a mapping of bids and asks or a DataFrame, was {type(orderbook).__name__}")
-    if {"bids", "asks"} <= set(orderbook.columns):
+    if {"bids", "asks"} & set(orderbook.columns):
+        _require(orderbook, ("bids", "asks"))
         books = _stacked([book_sides(book, row) for row, book in enumerate(orderbook[["bids", "asks"]].to_dict("records"))])
     else:
         books = _checked_lists(orderbook)
@@ -99,13 +104,17 @@ def _stacked(books: list[dict[str, FloatArray]]) -> dict[str, list[FloatArray]]:
     return {name: [book[name] for book in books] for name in BOOK_COLUMNS}
 
 
-def _checked_lists(orderbook: pd.DataFrame) -> dict[str, Any]:
-    missing = [name for name in BOOK_COLUMNS if name not in orderbook]
+def _require(orderbook: pd.DataFrame, columns: tuple[str, ...]) -> None:
+    missing = [name for name in columns if name not in orderbook]
     if missing:
         raise DataError(f"orderbook must have column {missing[0]}, columns were {list(orderbook.columns)}")
+
+
+def _checked_lists(orderbook: pd.DataFrame) -> dict[str, Any]:
+    _require(orderbook, BOOK_COLUMNS)
     books = {name: orderbook[name].to_list() for name in BOOK_COLUMNS}
     for row, book in enumerate(zip(*books.values(), strict=True)):
-        _check_book(row, *book)
+        _check_book(row, book, BOOK_COLUMNS)
     return books
 
 
@@ -121,7 +130,7 @@ def book_sides(book: Mapping[Any, Any], row: int = 0) -> dict[str, FloatArray]:
             raise DataError(f"orderbook must have {side}s, keys were {list(book)}")
         levels = _pairs(book[f"{side}s"], f"{side}s", row)
         columns |= {f"{side}_prices": levels[:, 0], f"{side}_sizes": levels[:, 1]}
-    _check_book(row, *columns.values())
+    _check_book(row, tuple(columns.values()), PAIR_COLUMNS)
     return columns
 
 
@@ -137,25 +146,37 @@ def _pairs(levels: Any, side: str, row: int) -> FloatArray:
     return pairs
 
 
-def _check_book(row: int, *sides: Any) -> None:
-    """Refuse a snapshot whose sides (`BOOK_COLUMNS`) are empty, ragged, no numbers, out of order or crossed."""
+def _check_book(row: int, sides: tuple[Any, ...], names: tuple[str, ...]) -> None:
+    """Refuse a snapshot whose sides (`BOOK_COLUMNS`) are empty, ragged, no numbers, out of order or crossed.
+
+    Args:
+        row: Row of the snapshot.
+        sides: Prices and sizes of the bids, then of the asks.
+        names: What to call them in an error.
+    """
     try:
-        bid, bid_size, ask, ask_size = book = [np.asarray(side, dtype=np.float64) for side in sides]
+        book = [np.asarray(side, dtype=np.float64) for side in sides]
     except (TypeError, ValueError) as error:
         raise DataError(f"orderbook must hold numbers, row {row} was {sides!r}") from error
-    for name, side in zip(BOOK_COLUMNS, book, strict=True):
+    for name, side in zip(names, book, strict=True):
         if side.size == 0:
             raise DataError(f"orderbook {name} must not be empty, row {row} was")
         if not (np.isfinite(side).all() and (side >= 0).all()):
             raise DataError(f"orderbook {name} must be finite and at least 0, row {row} was {side.tolist()}")
-    for name, prices, sizes in (("bid", -bid, bid_size), ("ask", ask, ask_size)):
-        if prices.ndim != 1 or prices.shape != sizes.shape:
-            shapes = f"{sizes.size} and {prices.size}"
-            raise DataError(f"orderbook {name}_sizes must be as many as {name}_prices, row {row} had {shapes}")
-        if (prices[1:] < prices[:-1]).any():
-            raise DataError(f"orderbook {name}_prices must come best first, row {row} was {np.abs(prices).tolist()}")
-    if bid[0] >= ask[0]:
-        raise DataError(f"orderbook bid_prices must lie below ask_prices, row {row} had bid {bid[0]}, ask {ask[0]}")
+    for price, size, better in ((0, 1, -1.0), (2, 3, 1.0)):
+        _check_side(row, book[price], book[size], (names[price], names[size]), better)
+    bid, ask = book[0][0], book[2][0]
+    if bid >= ask:
+        raise DataError(f"orderbook {names[0]} must lie below {names[2]}, row {row} had bid {bid}, ask {ask}")
+
+
+def _check_side(row: int, prices: FloatArray, sizes: FloatArray, names: tuple[str, str], sign: float) -> None:
+    """Refuse a side with another number of prices than sizes, or whose prices times `sign` ever fall."""
+    if prices.ndim != 1 or prices.shape != sizes.shape:
+        counts = f"{sizes.size} and {prices.size}"
+        raise DataError(f"orderbook {names[1]} must be as many as {names[0]}, row {row} had {counts}")
+    if (np.diff(sign * prices) < 0).any():
+        raise DataError(f"orderbook {names[0]} must come best first, row {row} was {prices.tolist()}")
 
 
 def exchange_rows(
@@ -186,6 +207,7 @@ def _venue_rows(
     if not isinstance(given, pd.DataFrame):
         raise DataError(f"{source} must be a number or a DataFrame, was {given!r}")
     stamps = stamps_of(given, source)
+    refuse_disorder(stamps, source)
     available = stamps_of(given, source, "available_at") if "available_at" in given else stamps + delay
     values = numbers_of(given, column, source)
     wrong = np.isinf(values) | ((column == "close") & (values <= 0))

@@ -97,10 +97,11 @@ class LiveInputs:
         for name, rows in (("orderbook", book), ("trades", flow)):
             if isinstance(rows, pd.DataFrame):
                 refuse_future(pd.DatetimeIndex(rows["available_at"]), now, name)
-        if not isinstance(cross_exchange or {}, Mapping):
-            raise DataError(f"cross_exchange must map venues to prices or candles, was {type(cross_exchange).__name__}")
-        numbers = {name: value for name, value in (cross_exchange or {}).items() if isinstance(value, int | float | np.number)}
-        others = {name: value for name, value in (cross_exchange or {}).items() if name not in numbers}
+        exchange = {} if cross_exchange is None else cross_exchange
+        if not isinstance(exchange, Mapping):
+            raise DataError(f"cross_exchange must map venues to prices or candles, was {type(exchange).__name__}")
+        numbers = {name: value for name, value in exchange.items() if isinstance(value, int | float | np.number)}
+        others = {name: value for name, value in exchange.items() if name not in numbers}
         funding, frames = exchange_rows(others, label, self._step)
         columns, venues = _table_columns(_chain_frame(onchain, now), funding), self._venue_rows(frames)
         close = stamp + self._step // MICROSECOND

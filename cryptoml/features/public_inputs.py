@@ -11,7 +11,7 @@ from cryptoml.data.panel import CANDLE_FIELDS, Panel
 from cryptoml.data.schema import parse_timeframe
 from cryptoml.errors import DataError
 from cryptoml.features.external_inputs import book_rows, exchange_rows, onchain_rows, trade_rows
-from cryptoml.features.table_checks import numbers_of, refuse_rows, stamps_of
+from cryptoml.features.table_checks import numbers_of, refuse_disorder, refuse_rows, stamps_of
 
 __all__ = ["REQUIRED", "check_candles_make_sense", "panel_from_inputs"]
 
@@ -46,7 +46,7 @@ def panel_from_inputs(
         "onchain": {SYMBOL: onchain_rows(onchain, now)},
         "orderbook": {SYMBOL: book_rows(orderbook, now)},
     }
-    funding, venues = exchange_rows(cross_exchange or {}, grid[-1], step)
+    funding, venues = exchange_rows({} if cross_exchange is None else cross_exchange, grid[-1], step)
     tables["venue_candles"] = {f"{venue}:{SYMBOL}": rows for venue, rows in venues.items()}
     tables["trades"] = {} if trades is None else {SYMBOL: trade_rows(trades)}
     tables["funding"] = {} if funding is None else {SYMBOL: funding}
@@ -54,11 +54,8 @@ def panel_from_inputs(
 
 
 def _check_order(stamps: pd.DatetimeIndex, timeframe: str) -> None:
+    refuse_disorder(stamps, "ohlcv")
     gaps, step = np.diff(stamps.asi8), parse_timeframe(timeframe)
-    for wrong, what in ((gaps < 0, "ascending"), (gaps == 0, "free of duplicates")):
-        if wrong.any():
-            row = int(np.argmax(wrong)) + 1
-            raise DataError(f"ohlcv timestamp must be {what}, row {row} was {stamps[row]} after {stamps[row - 1]}")
     bar = step // pd.Timedelta(microseconds=1)
     refuse_rows(np.r_[False, gaps % bar != 0], stamps, f"ohlcv timestamp must lie on a grid of {step}")
     if len(gaps) > 1 and gaps.min() > bar:

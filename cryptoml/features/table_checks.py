@@ -1,5 +1,6 @@
 """Read columns of what a caller hands over, refusing what is wrong by column and first offending row, counted from zero."""
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from cryptoml.errors import DataError
 
-__all__ = ["check_number", "numbers_of", "refuse_future", "refuse_rows", "stamps_of"]
+__all__ = ["check_number", "numbers_of", "refuse_disorder", "refuse_future", "refuse_rows", "stamps_of"]
 
 FloatArray = NDArray[np.float64]
 
@@ -18,6 +19,15 @@ def refuse_rows(wrong: NDArray[np.bool_], values: Any, rule: str) -> None:
     if wrong.any():
         row = int(np.argmax(wrong))
         raise DataError(f"{rule}, row {row} was {values[row]}")
+
+
+def refuse_disorder(stamps: pd.DatetimeIndex, source: str) -> None:
+    """Raise a DataError where an instant does not lie after the one before it."""
+    gaps = np.diff(stamps.asi8)
+    for wrong, what in ((gaps < 0, "ascending"), (gaps == 0, "free of duplicates")):
+        if wrong.any():
+            row = int(np.argmax(wrong)) + 1
+            raise DataError(f"{source} timestamp must be {what}, row {row} was {stamps[row]} after {stamps[row - 1]}")
 
 
 def refuse_future(stamps: pd.DatetimeIndex, now: pd.Timestamp, source: str) -> None:
@@ -61,7 +71,7 @@ def numbers_of(frame: pd.DataFrame, column: str, source: str, *, finite: bool = 
 
 
 def _first_of_another_kind(values: pd.Series) -> str:
-    wrong = (row for row, value in enumerate(values) if isinstance(value, bool) or not isinstance(value, int | float))
+    wrong = (row for row, value in enumerate(values) if isinstance(value, bool) or not isinstance(value, Real))
     row = next(wrong, 0)
     return f", row {row} was {values.iloc[row]!r}" if len(values) else ""
 

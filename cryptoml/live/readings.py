@@ -32,7 +32,7 @@ def reading_tables(
         DataError: A reading is not what its table holds; the message names the column and row.
     """
     step = parse_timeframe(timeframe)
-    funding, venues = exchange_rows(cross_exchange or {}, last_bar, step)
+    funding, venues = exchange_rows({} if cross_exchange is None else cross_exchange, last_bar, step)
     found: dict[str, dict[str, pd.DataFrame]] = {
         "onchain": {split_symbol(symbol)[0]: onchain_rows(onchain, last_bar + step)},
         "orderbook": {symbol: book_rows(orderbook, last_bar + step)},

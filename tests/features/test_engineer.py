@@ -141,8 +141,8 @@ def test_bad_candles_are_named(hourly, candles, message):
 
 BAD_BOOKS = {
     "bids, keys": {"asks": [[2, 1]]},
-    "ask_prices must not be empty, row 0": {"bids": [[1, 1]], "asks": []},
-    "bid_prices must lie below ask_prices, row 0": {"bids": [[2, 1]], "asks": [[2, 1]]},
+    "prices of asks must not be empty, row 0": {"bids": [[1, 1]], "asks": []},
+    "prices of bids must lie below prices of asks, row 0": {"bids": [[2, 1]], "asks": [[2, 1]]},
 }
 
 

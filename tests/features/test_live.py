@@ -132,7 +132,7 @@ def test_bad_bars_are_refused_and_change_nothing(plain, hourly, message):
 
 
 BAD_INPUTS = {
-    "ask_prices must not be empty": {"orderbook": {"bids": [[1, 1]], "asks": []}},
+    "prices of asks must not be empty": {"orderbook": {"bids": [[1, 1]], "asks": []}},
     "onchain available_at must not lie after": {
         "onchain": pd.DataFrame({"available_at": [pd.Timestamp("2025", tz="UTC")], "active_addresses": 1.0})
     },

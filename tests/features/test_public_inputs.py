@@ -31,6 +31,9 @@ def replaced(frame, column, row, value):
 
 BAD_CANDLES = {
     "ohlcv must be a DataFrame, was list": lambda f: [1],
+    "volume must be numeric, dtype was object, row 2 was 'x'": lambda f: f.assign(
+        volume=pd.Series([np.int64(1), np.float32(1), "x", *range(NUM_BARS - 3)], dtype=object)
+    ),
     "timestamp must be filled, row 4 was NaT": lambda f: f.assign(timestamp=f["timestamp"].where(f.index != 4)),
     "timestamp must be timezone-aware UTC, dtype was int64": lambda f: f.assign(timestamp=range(NUM_BARS)),
     "open must be numeric, dtype was str, row 0": lambda f: f.assign(open=f["open"].astype(str)),
@@ -110,12 +113,14 @@ BAD_BOOKS = {
     "orderbook bids must be pairs of price and size": lambda f: {"bids": [[1, 1, 1]], "asks": [[2, 1]]},
     "orderbook bids must be pairs of price and size, row 0 was .*7": lambda f: {"bids": [[99, 1, 7], [98, 1, 7]], "asks": []},
     "orderbook bids must be pairs of price and size, row 0 was 5": lambda f: {"bids": 5, "asks": [[2, 1]]},
-    "orderbook ask_prices must not be empty, row 1": lambda f: pairs(f).assign(asks=[[[2, 1]], []]),
+    "orderbook prices of asks must not be empty, row 1": lambda f: pairs(f).assign(asks=[[[2, 1]], []]),
     "orderbook asks must be pairs of price and size, row 0 was .*'a'": lambda f: {"bids": [[1, 1]], "asks": [["a", 1]]},
-    "orderbook bid_prices must not be empty, row 0": lambda f: {"bids": [], "asks": [[2, 1]]},
-    "orderbook bid_prices must be finite": lambda f: {"bids": [[np.nan, 1]], "asks": [[2, 1]]},
-    "orderbook ask_sizes must be finite and at least 0": lambda f: {"bids": [[1, 1]], "asks": [[2, -1]]},
-    "orderbook ask_prices must come best first": lambda f: {"bids": [[1, 1]], "asks": [[3, 1], [2, 1]]},
+    "orderbook prices of bids must not be empty, row 0": lambda f: {"bids": [], "asks": [[2, 1]]},
+    "orderbook prices of bids must be finite": lambda f: {"bids": [[np.nan, 1]], "asks": [[2, 1]]},
+    "orderbook sizes of asks must be finite and at least 0": lambda f: {"bids": [[1, 1]], "asks": [[2, -1]]},
+    "orderbook prices of asks must come best first": lambda f: {"bids": [[1, 1]], "asks": [[3, 1], [2, 1]]},
+    "orderbook prices of bids must lie below prices of asks, row 0": lambda f: {"bids": [[2, 1]], "asks": [[2, 1]]},
+    "orderbook must have column asks": lambda f: pairs(f).drop(columns="asks"),
     "orderbook must have column bid_sizes": lambda f: history(f, [[1.0]], [[2.0]]).drop(columns="bid_sizes"),
     "orderbook ask_prices must not be empty, row 2": lambda f: history(f, [[1.0]] * 3, [[2.0], [2.0], []]),
     "orderbook bid_prices must lie below ask_prices, row 1 had bid 2.0, ask 2.0": lambda f: history(
@@ -133,6 +138,10 @@ def test_bad_books(engineer, candles, message):
 
 BAD_VENUES = {
     "cross_exchange must map venues": lambda f: [1],
+    "cross_exchange must map venues to prices or candles, was DataFrame": lambda f: f,
+    "cross_exchange must map venues to prices or candles, was str": lambda f: "",
+    "cross_exchange okx timestamp must be ascending, row 1": lambda f: {"okx": f.iloc[::-1]},
+    "cross_exchange okx timestamp must be free of duplicates, row 5": lambda f: {"okx": f.iloc[[0, 1, 2, 3, 4, 4]]},
     "cross_exchange okx must be a positive price or a rate, was -5": lambda f: {"okx": -5.0},
     "cross_exchange okx must be a positive price or a rate, was nan": lambda f: {"okx": np.nan},
     "cross_exchange okx must be a number or a DataFrame": lambda f: {"okx": "5"},
