@@ -28,8 +28,10 @@ def har_volatility(inputs: EvaluationInput) -> np.ndarray:
 
     The log of the realised variance over the horizon is regressed on the logs of the mean squared return of the last day,
     week and month (Corsi 2009; in logs: Andersen, Bollerslev & Diebold 2007), each symbol by itself on the training span
-    alone; the way back from logs takes the mean of the residuals' exponentials (Duan 1983). NaN where fewer than half of
-    the month's returns are there.
+    alone; the way back from logs takes the mean of the residuals' exponentials (Duan 1983). A forecast outside what training
+    saw happen is drawn to its border, without which a short training span makes the baseline explode (the "insanity filter" of
+    Swanson & White 1997, after Bollerslev, Patton & Quaedvlieg 2016). NaN where fewer than half of the month's returns are
+    there.
     """
     regressors = np.stack([_log_variance(inputs, days) for days in _DAYS], axis=-1)
     volatility = inputs.targets.volatility.astype(np.float64)
@@ -58,4 +60,4 @@ def _fitted(regressors: np.ndarray, outcome: np.ndarray, span: slice) -> np.ndar
     x, y = design[span][known], outcome[span][known]
     weights = np.linalg.lstsq(x, y, rcond=None)[0]
     smearing = np.exp(y - x @ weights).mean()
-    return smearing * np.exp(design @ weights)
+    return np.exp(np.clip(design @ weights + np.log(smearing), y.min(), y.max()))

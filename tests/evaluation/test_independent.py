@@ -87,3 +87,13 @@ def test_har_learns_nothing_from_the_test_span(planted):
     changed[:, inputs.train[1] :] *= 7
     other = replace(inputs, targets=replace(inputs.targets, volatility=changed))
     np.testing.assert_array_equal(har_volatility(other), har_volatility(inputs))
+
+
+def test_har_stays_within_what_training_saw(planted):
+    inputs = planted[0]
+    candles = inputs.panel.candles.copy()
+    late = np.arange(candles.shape[1]) >= inputs.train[1]
+    candles[..., :4] = np.exp(np.log(candles[..., :4]) * np.where(late, 40.0, 1.0)[:, None])
+    wild = har_volatility(replace(inputs, panel=replace(inputs.panel, candles=candles)))
+    seen = inputs.targets.volatility[:, slice(*inputs.train)]
+    assert (np.nanmax(wild, axis=1) <= 1.001 * np.nanmax(seen, axis=1)).all()
