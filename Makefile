@@ -39,7 +39,7 @@ test: $(VENV)/.installed-dev  ## Run the quick tests (under 10 minutes on 2 core
 test-all: $(VENV)/.installed-dev  ## Run every test but those that break hosts
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not chaos" -n 2 --dist loadfile --max-worker-restart 0 $(ARGS)
 
-chaos: $(VENV)/.installed-dev  ## Break hosts, network, storage and drivers while jobs run (root; about 20 minutes)
+chaos: $(VENV)/.installed-dev  ## Break hosts, network, storage and drivers while jobs run (root; about half an hour)
 	$(BIN)/python -m pytest -m chaos $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## Check format, style, types and the direction of imports

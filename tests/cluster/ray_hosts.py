@@ -60,8 +60,7 @@ class Job:
     @property
     def driver_log(self) -> str:
         """What the job itself has written so far; the log above comes in batches of up to 15 seconds."""
-        found = self.cluster.head.path("/tmp/ray").glob(f"session_2*/logs/job-driver-{self.name}.log")
-        return "".join(path.read_text(errors="replace") for path in found)
+        return self.cluster.driver_log(self.name)
 
     def last(self, seconds: float) -> None:
         """Let so many seconds pass, or fewer where the job ends."""
@@ -169,6 +168,11 @@ class Cluster:
         command += ["--", "python", "-m", f"jobs.{module}", *arguments]
         process = self.head.spawn(command, self.environment, f"/tmp/{name}.log")
         return Job(name, self, process, time.monotonic())
+
+    def driver_log(self, name: str) -> str:
+        """Return what a job itself has written."""
+        found = self.head.path("/tmp/ray").glob(f"session_2*/logs/job-driver-{name}.log")
+        return "".join(path.read_text(errors="replace") for path in found)
 
     def status(self, name: str) -> str:
         """Return the status of a job as the cluster knows it."""

@@ -41,23 +41,20 @@ def write_inputs(folder: Path) -> None:
 def flags(cluster: Cluster, job: str) -> list[str]:
     """Return the command line of a job."""
     lake, run = cluster.s3("lake"), cluster.s3("run")
-    experiment = [
-        "--data",
-        lake,
-        "--preset",
-        "debug",
-        "--config",
-        "/tmp/tiny.yaml",
-        "--out",
-        run,
-        "--storage",
-        cluster.s3("work"),
-    ]
+    experiment = ["--data", lake, "--preset", "debug", "--config", "/tmp/tiny.yaml", "--storage", cluster.s3("work")]
     return {
         "ingest_data": ["--lake", lake, "--files", "/tmp/candles", "--timeframe", "1h"],
         "build_features": ["--lake", lake, "--out", cluster.s3("features"), "--timeframe", "1h", "--categories", "price", "time"],
-        "update_models": ["--registry", cluster.s3("registry"), "--adopt", cluster.s3("run/bundle"), *experiment],
-    }.get(job, experiment)
+        "update_models": [
+            "--registry",
+            cluster.s3("registry"),
+            "--adopt",
+            cluster.s3("run/bundle"),
+            "--out",
+            cluster.s3("update"),
+            *experiment,
+        ],
+    }.get(job, [*experiment, "--out", run])
 
 
 def result(folder: Path) -> dict[str, Any]:
@@ -78,14 +75,15 @@ def test_each_stage_leaves_its_part_on_s3(done: tuple[Cluster, dict[str, float],
     assert result(bucket / "run")["job"] == "evaluate_ensemble"
     assert len(pd.read_parquet(bucket / "run/predictions.parquet")) > 0
     assert "ensemble" in json.loads((bucket / "run/report.json").read_text())
-    assert len(list((bucket / "registry").rglob("bundle.json"))) == 1
+    update = result(bucket / "update")
+    assert update["method"] == "adopt"
+    assert [path.parent.name for path in (bucket / "registry").rglob("bundle.json")] == [update["champion"]]
     assert cluster.damaged() == []
 
 
 def test_no_stage_does_the_work_of_another_again(done: tuple[Cluster, dict[str, float], Path]) -> None:
     cluster, _, bucket = done
-    logs = {job: cluster.head.path(f"/tmp/{job}.log").read_text() for job in JOBS}
+    logs = {job: cluster.driver_log(job) for job in JOBS}
     assert "INFO member tft: " in logs["train_ensemble"]
     assert "INFO member " not in logs["evaluate_ensemble"]
-    assert "trial" not in logs["train_ensemble"]
-    assert not list(bucket.glob("work/*")), "intermediate files remain"
+    assert not [path for path in bucket.glob("work/**/*") if path.is_file()], "intermediate files remain"
