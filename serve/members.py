@@ -18,6 +18,10 @@ from serve.settings import AppArgs
 __all__ = ["LocalMember", "forecast_windows"]
 
 
+MOST_ASSETS = 8192
+"""Windows of single assets in one pass of an accelerator, so that what it holds meanwhile is bounded."""
+
+
 class Window(NamedTuple):
     """What one caller asks a member; see `LocalMember.forecast`."""
 
@@ -81,7 +85,7 @@ class LocalMember:
 
     def _share(self, version: str, bundle: Bundle) -> _Members:
         members = bundle.ensemble.members
-        mine = {place: members[place].to(self._device) for place in range(self._number, len(members), self._count)}
+        mine = {place: members[place].to(self._device).eval() for place in range(self._number, len(members), self._count)}
         return _Members(mine, bundle.context_bars)
 
 
@@ -101,26 +105,34 @@ def forecast_windows(member: Forecaster, windows: Sequence[np.ndarray], context:
 
 
 def _together(member: Forecaster, windows: Sequence[np.ndarray], context: int) -> list[Predictions]:
-    """Forecast all windows in one pass, every origin as a row of the batch."""
-    origins = windows[0].shape[1] - context + 1
+    """Forecast all windows of one shape in few passes, every origin as a row of the batch."""
+    assets, origins = len(windows[0]), windows[0].shape[1] - context + 1
     cut = [window[:, origin : origin + context] for window in windows for origin in range(origins)]
-    stacked = torch.from_numpy(np.stack(cut)).to(next(member.parameters()).device)
-    mask = ~torch.isnan(stacked)
+    rows = max(1, MOST_ASSETS // assets)
+    passes = [_pass(member, np.stack(cut[first : first + rows])) for first in range(0, len(cut), rows)]
+    joined = {name: np.moveaxis(np.concatenate([one[name] for one in passes]), 0, 1) for name in passes[0]}
+    return [
+        Predictions(**{name: values[:, first : first + origins] for name, values in joined.items()})
+        for first in range(0, len(cut), origins)
+    ]
+
+
+def _pass(member: Forecaster, stacked: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the outputs `[row, asset, ...]` at the last bar of windows `[row, asset, context, feature]`, NaN where absent."""
+    features = torch.from_numpy(stacked).to(next(member.parameters()).device)
+    mask = ~torch.isnan(features)
     with torch.inference_mode():
-        forecast = member(stacked, mask)
+        forecast = member(features, mask)
     columns = slice(None) if member.config.columns is None else list(member.config.columns)
     absent = ~mask[:, :, -1][..., columns].any(dim=-1).cpu().numpy()
-    parts = {
+    outputs = {
         "probabilities": forecast.direction.float().softmax(-1),
         "volatility": forecast.volatility[..., 0].float(),
         "regime": forecast.regime.float().softmax(-1),
         "position_size": forecast.position_size[..., 0].float(),
         "quantiles": forecast.quantiles.float(),
     }
-    arrays = {name: values.cpu().numpy() for name, values in parts.items()}
+    arrays = {name: values.cpu().numpy() for name, values in outputs.items()}
     for values in arrays.values():
         values[absent] = np.nan
-    return [
-        Predictions(**{name: np.moveaxis(values[first : first + origins], 0, 1) for name, values in arrays.items()})
-        for first in range(0, len(cut), origins)
-    ]
+    return arrays

@@ -75,18 +75,33 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-@pytest.fixture
-def address(trained: Any) -> Iterator[str]:
+def own_command(bundle: Path, folder: str, port: int) -> list[str]:
+    """Return what `make serve` runs."""
+    return [sys.executable, "-m", "serve.run", "--bundle", str(bundle), "--port", str(port), "--state", f"{folder}/state"]
+
+
+def serves_command(bundle: Path, folder: str, port: int) -> list[str]:
+    """Return Serve's own command on the local config with this machine's places."""
+    config = yaml.safe_load((REPOSITORY / "serve" / "config" / "local.yaml").read_text())
+    config["http_options"]["port"] = port
+    config["applications"][0]["args"] = {"bundle": str(bundle), "state": f"{folder}/state"}
+    path = Path(folder) / "local.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return [str(Path(sys.executable).with_name("serve")), "run", str(path)]
+
+
+@pytest.fixture(params=[own_command, serves_command])
+def address(trained: Any, request: pytest.FixtureRequest) -> Iterator[str]:
     port, folder = free_port(), tempfile.mkdtemp(prefix="ray", dir="/tmp")  # Ray's sockets want a short path
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "serve.run", "--bundle", str(trained.path), "--port", str(port), "--state", folder + "/state"],
-        env=environment | {"RAY_TMPDIR": folder, "OMP_NUM_THREADS": "1"},
+        request.param(trained.path, folder, port),
+        env=environment | {"RAY_TMPDIR": folder, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
         stderr=subprocess.DEVNULL,
     )
     try:
         yield f"http://127.0.0.1:{port}"
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM if request.param is own_command else signal.SIGINT)
         assert process.wait(timeout=60) == 0
     finally:
         process.kill()
