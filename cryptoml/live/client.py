@@ -31,6 +31,7 @@ from cryptoml.live.wire import (
 __all__ = ["AsyncServiceClient", "RefusedError", "ServiceClient", "UnavailableError"]
 
 AGAIN = (429, 502, 503, 504)
+CONNECT_SECONDS = 5.0
 
 
 class RefusedError(DataError):
@@ -64,13 +65,15 @@ class _Retries:
             raise DataError("url must be at least one http address, was empty")
         self.attempts, self._longest, self._turn = attempts, longest_wait_s, 0
 
-    def address(self, call: Call) -> str:
-        """Return where to send a call."""
-        return self._urls[self._turn % len(self._urls)] + call.path
+    @property
+    def url(self) -> str:
+        """The host to ask."""
+        return self._urls[self._turn]
 
-    def turn(self) -> None:
-        """Ask another host from now on, where there is one."""
-        self._turn += 1
+    def leave(self, url: str) -> None:
+        """Ask the next host from now on, unless another thread has turned away from this one already."""
+        if url == self.url:
+            self._turn = (self._turn + 1) % len(self._urls)
 
     def wait(self, attempt: int, answer: httpx.Response | None) -> float:
         asked = answer.headers.get("retry-after", "") if answer is not None else ""
@@ -193,11 +196,12 @@ class ServiceClient:
 
     def _send(self, call: Call) -> httpx.Response:
         for attempt in range(self._retries.attempts):
+            url = self._retries.url
             try:
-                answer = self._http.request(call.method, self._retries.address(call), json=call.body, params=call.parameters)
+                answer = self._http.request(call.method, url + call.path, json=call.body, params=call.parameters)
             except httpx.TransportError as error:
                 answer, failure = None, error
-                self._retries.turn()
+                self._retries.leave(url)
             if not self._retries.again(attempt, answer):
                 break
             time.sleep(self._retries.wait(attempt, answer))
@@ -300,13 +304,12 @@ class AsyncServiceClient:
 
     async def _send(self, call: Call) -> httpx.Response:
         for attempt in range(self._retries.attempts):
+            url = self._retries.url
             try:
-                answer = await self._http.request(
-                    call.method, self._retries.address(call), json=call.body, params=call.parameters
-                )
+                answer = await self._http.request(call.method, url + call.path, json=call.body, params=call.parameters)
             except httpx.TransportError as error:
                 answer, failure = None, error
-                self._retries.turn()
+                self._retries.leave(url)
             if not self._retries.again(attempt, answer):
                 break
             await asyncio.sleep(self._retries.wait(attempt, answer))
@@ -346,4 +349,5 @@ def _checked(url: str) -> str:
 
 
 def _settings(key: str | None, timeout_s: float) -> dict[str, Any]:
-    return {"headers": {} if key is None else {"Authorization": f"Bearer {key}"}, "timeout": timeout_s}
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    return {"headers": headers, "timeout": httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_SECONDS))}

@@ -1,7 +1,9 @@
 """Clients of a served model: typed answers, refusals with their field, and patience with an overloaded service."""
 
 import asyncio
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -102,3 +104,28 @@ def test_it_tries_again_and_then_gives_up(status: int | None) -> None:
             with pytest.raises(UnavailableError):
                 client.models()
         assert busy.asked == 4
+
+
+class HalfDead(httpx.BaseTransport):
+    """Of two hosts one answers."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(request.url.host)
+        if request.url.host == "dead":
+            time.sleep(0.05)
+            raise httpx.ConnectTimeout("silent")
+        return httpx.Response(200, json={"serving": "v", "versions": []})
+
+
+def test_threads_that_lose_a_host_together_all_turn_to_the_next() -> None:
+    client, hosts = ServiceClient(["http://dead", "http://alive"], attempts=3, longest_wait_s=0.01), HalfDead()
+    client._http._transport = hosts
+    with ThreadPoolExecutor(4) as pool:
+        found = [one.serving for one in pool.map(lambda _: client.models(), range(12))]
+    assert found == ["v"] * 12
+    assert hosts.asked.count("dead") <= 4
+    with pytest.raises(DataError, match="at least one"):
+        ServiceClient([])
