@@ -157,7 +157,7 @@ class Lake:
         since, until = as_instant(start), as_instant(end)
         names = list(spec.schema.names if columns is None else columns)
         for path in self._files_within(spec, partition, since, until):
-            with self._naming(spec, path), pq.ParquetFile(self.storage.open(path)) as file:
+            with self._naming(spec, path), pq.ParquetFile(self.storage.open(path), page_checksum_verification=True) as file:
                 for batch in file.iter_batches(ROW_GROUP_ROWS, columns=list(dict.fromkeys(["timestamp", *names]))):
                     table = _cast(spec, pa.Table.from_batches([batch]))
                     bounds = _bounds(since, until)
@@ -250,7 +250,8 @@ class Lake:
     def _load(self, spec: TableSpec, path: str, columns: list[str], filters: pc.Expression | None = None) -> pa.Table:
         file = self.storage.open(path)
         with self._naming(spec, path):
-            return _cast(spec, pq.read_table(file, columns=columns, filters=filters).select(columns))
+            table = pq.read_table(file, columns=columns, filters=filters, page_checksum_verification=True)
+            return _cast(spec, table.select(columns))
 
     @contextmanager
     def _naming(self, spec: TableSpec, path: str) -> Iterator[None]:

@@ -103,5 +103,7 @@ def _differing_rows(left: pa.Table, right: pa.Table) -> np.ndarray:
 
 def serialise(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", row_group_size=ROW_GROUP_ROWS, write_statistics=True)
+    pq.write_table(
+        table, buffer, compression="zstd", row_group_size=ROW_GROUP_ROWS, write_statistics=True, write_page_checksum=True
+    )
     return buffer.getvalue()

@@ -179,6 +179,23 @@ class TestRead:
         with pytest.raises(DataError, match=r"part-0.parquet was not written by the lake"):
             lake.append(CANDLES, BTC, candles("2023-01-01", 3))
 
+    def test_a_flipped_bit_never_changes_a_price(self, tmp_path: Path) -> None:
+        lake, named = Lake(tmp_path), 0
+        lake.append(CANDLES, BTC, candles("2023-01-01", 500))
+        (file,) = tmp_path.rglob("*.parquet")
+        content, whole = file.read_bytes(), lake.read(CANDLES, BTC)
+        for place in np.random.default_rng(0).integers(4, len(content) - 8, 40):
+            damaged = bytearray(content)
+            damaged[place] ^= 1
+            file.write_bytes(damaged)
+            for read in (lake.read, lambda *key: pd.concat(lake.scan(*key), ignore_index=True)):
+                try:
+                    pd.testing.assert_frame_equal(read(CANDLES, BTC), whole)
+                except DataError as error:
+                    assert "2023.parquet is damaged" in str(error)
+                    named += 1
+        assert named > 60
+
     def test_errors_name_the_place(self, tmp_path: Path) -> None:
         lake = Lake(tmp_path)
         with pytest.raises(DataError, match="has no candles/timeframe=1h/symbol=BTCUSDT"):

@@ -48,6 +48,15 @@ class TestReading:
         with pytest.raises(DataError, match="build both with one catalogue"):
             read_feature_panel(out)
 
+    def test_a_flipped_bit_is_named(self, out: Path) -> None:
+        path = sorted((out / "features/timeframe=1h/symbol=BTCUSDT").glob("*.parquet"))[1]
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+        for span in ({}, {"start": "2023-01-01", "end": "2023-01-20"}):
+            with pytest.raises(DataError, match=f"{path.name} is damaged"):
+                read_features(out, "BTC/USDT", **span)
+
     def test_is_a_plain_partitioned_dataset_too(self, out: Path) -> None:
         table = pyarrow.dataset.dataset(out / "features", partitioning="hive").to_table()
         assert table.num_rows == 3 * 800

@@ -73,6 +73,7 @@ def serialise_features(tables: Iterable[pa.Table], stamp: dict[str, str | int | 
         use_dictionary=["symbol"],
         use_byte_stream_split=[name for name in schema.names if name not in keys],
         write_statistics=keys,
+        write_page_checksum=True,
     ) as writer:
         for part in itertools.chain([first], parts):
             writer.write_table(part.replace_schema_metadata(schema.metadata), row_group_size=ROW_GROUP_ROWS)

@@ -161,7 +161,8 @@ def _tables(storage: Storage, paths: Sequence[str], condition: pc.Expression | N
 
 def _load(storage: Storage, path: str, condition: pc.Expression | None, columns: list[str] | None = None) -> pa.Table:
     with _naming(storage, path):
-        return pq.read_table(storage.open(path), columns=columns, filters=condition).replace_schema_metadata(None)
+        table = pq.read_table(storage.open(path), columns=columns, filters=condition, page_checksum_verification=True)
+        return table.replace_schema_metadata(None)
 
 
 @contextmanager
