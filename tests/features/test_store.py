@@ -14,7 +14,7 @@ from cryptoml.data.loading import load_panel
 from cryptoml.data.panel import Panel
 from cryptoml.data.schema import CANDLES, TRADES, VENUE_CANDLES
 from cryptoml.data.synthetic import MarketConfig, synthetic_market
-from cryptoml.errors import DataError
+from cryptoml.errors import ConfigError, DataError
 from cryptoml.features.contract import Bars, feature
 from cryptoml.features.engineer import AdvancedFeatureEngineer, build_features
 from cryptoml.features.store import FeatureLakeReport, ItemStatus, WorkItem, build_feature_lake, read_feature_panel, read_features
@@ -324,6 +324,11 @@ class TestFailure:
         with pytest.raises(DataError, match="no candles of timeframe '5m'"):
             build_feature_lake(lake, tmp_path / "out", AdvancedFeatureEngineer({"timeframe": "5m"}))
         assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize(("setting", "value", "least"), [("chunk_bars", 0, 1), ("chunk_bars", -5, 1), ("retries", -1, 0)])
+    def test_settings_out_of_range(self, lake: Path, tmp_path: Path, setting: str, value: int, least: int) -> None:
+        with pytest.raises(ConfigError, match=f"{setting} must be at least {least}, was {value}"):
+            build_feature_lake(lake, tmp_path / "out", FEW, **{setting: value})
 
 
 def test_a_status_names_what_it_is_of(lake: Path, tmp_path: Path) -> None:

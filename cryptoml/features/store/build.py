@@ -14,7 +14,7 @@ from cryptoml.data.lake import Lake
 from cryptoml.data.lake_files import LakeFiles, Life, find_files, scan_symbols
 from cryptoml.data.schema import normalise_symbol
 from cryptoml.data.storage import Storage, open_storage
-from cryptoml.errors import DataError
+from cryptoml.errors import ConfigError, DataError
 from cryptoml.features.contract import Feature
 from cryptoml.features.engineer import AdvancedFeatureEngineer
 from cryptoml.features.store.compute import catalogue_hash, run_item
@@ -118,8 +118,10 @@ def build_feature_lake(
         run: Runs items; on Ray with `cryptoml.distributed.feature_lake.run_on_ray`.
 
     Raises:
+        ConfigError: `chunk_bars` or `retries` is out of range.
         DataError: The lake lacks a wished symbol, or holds no candles of the timeframe.
     """
+    _check_range(chunk_bars, retries)
     lake, storage, timeframe = lake if isinstance(lake, Lake) else Lake(lake), open_storage(out), engineer.config.timeframe
     lake.storage.require_bucket()
     storage.require_bucket()
@@ -138,6 +140,13 @@ def build_feature_lake(
             report = FeatureLakeReport(tuple(books.run.values()))
             storage.publish(f"{folder}/_status.csv", report.table().to_csv(index=False).encode())
     return report
+
+
+def _check_range(chunk_bars: int | None, retries: int) -> None:
+    if chunk_bars is not None and chunk_bars < 1:
+        raise ConfigError(f"chunk_bars must be at least 1, was {chunk_bars}")
+    if retries < 0:
+        raise ConfigError(f"retries must be at least 0, was {retries}")
 
 
 def _chosen(files: LakeFiles, symbols: Sequence[str]) -> list[str]:
