@@ -137,7 +137,11 @@ class Feature:
         Raises:
             DataError: It is not one number per bar.
         """
-        values = np.asarray(self.function(bars, *self.arguments), dtype=np.float64)
+        result = self.function(bars, *self.arguments)
+        try:
+            values = np.asarray(result, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{self.name} must return numbers, returned {type(result).__name__}: {error}") from error
         if values.shape != bars.present.shape:
             raise DataError(f"{self.name} must return one value per bar, {bars.present.shape}, returned {values.shape}")
         return values
@@ -158,7 +162,11 @@ class FeatureFamily:
     input_run: int = 0
 
     def expand(self, timeframe: str, owner: object | None = None) -> list[Feature]:
-        """Return one feature per parameter; a method is bound to its `owner`."""
+        """Return one feature per parameter; a method is bound to its `owner`.
+
+        Raises:
+            ConfigError: A lookback is no whole number of bars, or below one.
+        """
         function = self.function if owner is None else partial(self.function, owner)
         return [self._feature(function, param, timeframe) for param in self.params or ((),)]
 
@@ -167,7 +175,7 @@ class FeatureFamily:
         arguments = tuple(part.bars(timeframe) if isinstance(part, Span) else part for part in parts)
         labels = [part.label if isinstance(part, Span) else f"{part:g}" for part in parts]
         name = "_".join([self.category, self.name, *labels])
-        lookback = self.lookback(*arguments) if callable(self.lookback) else self.lookback
+        lookback = _whole_bars(self.lookback(*arguments) if callable(self.lookback) else self.lookback, f"lookback of {name}")
         return Feature(name, self.category, self.inputs, lookback, function, arguments, self.formula, self.source, self.input_run)
 
 
@@ -195,12 +203,12 @@ def feature(
     The first paragraph of the docstring is the formula shown in the catalogue.
 
     Raises:
-        ConfigError: The category is unknown or a fixed lookback is below one.
+        ConfigError: The category is unknown, or a fixed lookback no whole number of bars, or below one.
     """
     if category not in CATEGORIES:
         raise ConfigError(f"category must be one of {', '.join(CATEGORIES)}, was {category!r}")
-    if isinstance(lookback, int) and lookback < 1:
-        raise ConfigError(f"lookback must be at least 1 bar, was {lookback}")
+    if not callable(lookback):
+        _whole_bars(lookback, "lookback")
 
     read = (inputs,) if isinstance(inputs, str) else tuple(inputs)
 
@@ -213,6 +221,12 @@ def feature(
         return function
 
     return declare
+
+
+def _whole_bars(lookback: Any, what: str) -> int:
+    if isinstance(lookback, bool) or not isinstance(lookback, int | np.integer) or lookback < 1:
+        raise ConfigError(f"{what} must be a whole number of at least 1 bar, was {lookback!r}")
+    return int(lookback)
 
 
 def families_of(namespace: Mapping[str, Any]) -> list[FeatureFamily]:

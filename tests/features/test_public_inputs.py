@@ -307,7 +307,12 @@ def test_own_features_that_break_the_rules_are_named(candles):
         declared(lambda self, bars: bars.close, inputs=("closes",))
     with pytest.raises(DataError, match=r"price_custom must return one value per bar, \(60,\), returned \(58,\)"):
         declared(lambda self, bars: bars.close[2:]).extract_all_features(candles)
-    with pytest.raises(ConfigError, match="lookback must be at least 1 bar, was 0"):
-        feature("price", lookback=0)
+    with pytest.raises(DataError, match="price_custom must return numbers, returned list"):
+        declared(lambda self, bars: ["up"] * len(bars)).extract_all_features(candles)
+    for wrong in (0, 2.5, True, "3"):
+        with pytest.raises(ConfigError, match=f"^lookback must be a whole number of at least 1 bar, was {wrong!r}"):
+            feature("price", lookback=wrong)
+    with pytest.raises(ConfigError, match="lookback of price_custom_3 must be a whole number of at least 1 bar, was -3"):
+        declared(lambda self, bars, n: bars.close, lookback=lambda n: -n, params=(3,))
     with pytest.raises(ConfigError, match="config must be a FeatureConfig or a mapping of its fields, was '1h'"):
         AdvancedFeatureEngineer("1h")
