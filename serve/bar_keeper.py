@@ -83,21 +83,21 @@ class BarKeeper:
         return taken
 
     def prepare(self, version: str, predictor: Predictor) -> None:
-        """Compute what a model will be asked, and keep that up with the bars from now on; blocks until it is done.
+        """Compute what a model will be asked, so that its first answer is no slower than the next; blocks until it is done.
+
+        It goes on symbol by symbol, so that requests and bars for the present model get their turns.
 
         Raises:
             BundleError: Its features are not those that this version computes.
             DataError: It has bars of another length.
         """
 
-        def begin() -> None:
-            self._compute_ahead(version, predictor)
-            self._ahead = (version, predictor)
-
-        self._thread.submit(begin).result()
+        for symbol in predictor.symbols:
+            self._thread.submit(lambda name: self._inputs(version, predictor).follow([name]), symbol).result()
+        self._thread.submit(self._compute_ahead, version, predictor).result()
 
     def _look_ahead(self, symbols: Sequence[str]) -> None:
-        """Compute the features of new bars at once, and the whole question when no more bars come, before anybody asks."""
+        """Compute the features of new bars at once, and the whole question when no more bars come, for the model asked last."""
         if self._ahead is None:
             return
         version, predictor = self._ahead
@@ -148,6 +148,7 @@ class BarKeeper:
         """
 
         def look() -> tuple[pd.Timestamp, KeptWindow | None]:
+            self._ahead = (version, predictor)
             newest = self._newest_close(predictor)
             instant = max(pd.Timestamp.now("UTC"), newest) if now is None else now
             return instant, self._inputs(version, predictor).window(instant, past) if instant >= newest else None
@@ -155,11 +156,11 @@ class BarKeeper:
         return await self._on_fresh(look)
 
     def _inputs(self, version: str, predictor: Predictor) -> WarmInputs:
-        if version not in self._warm:
-            self._warm[version] = WarmInputs(predictor, self.kept)
-            while len(self._warm) > _KEPT_MODELS:
-                self._warm.pop(next(iter(self._warm)))
-        return self._warm[version]
+        found = self._warm.pop(version) if version in self._warm else WarmInputs(predictor, self.kept)
+        self._warm[version] = found  # the last one used is last
+        while len(self._warm) > _KEPT_MODELS:
+            self._warm.pop(next(iter(self._warm)))
+        return found
 
     def _newest_close(self, predictor: Predictor) -> pd.Timestamp:
         opens = [int(bars.stamps[-1]) for name in predictor.symbols if len(bars := self.kept.bars(name))]
