@@ -1,6 +1,7 @@
 """A real Ray Serve on a private Ray of this machine, started as a user does: `serve run CONFIG`."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -44,9 +45,9 @@ class Service:
         """Return the resident memory of the replicas by deployment."""
         found: dict[str, float] = {}
         for number in _family(self.process):
-            words = _read(Path(f"/proc/{number}/cmdline")).decode(errors="replace").split(":")
-            if words[0] == "ray" and words[1] == "ServeReplica":
-                name = words[3].split("#")[0].rstrip("\x00").split(".")[0]
+            named = re.search(rb"ServeReplica:cryptoml:(\w+)", _read(Path(f"/proc/{number}/cmdline")))
+            if named:
+                name = named[1].decode()
                 found[name] = found.get(name, 0.0) + _resident_kb(number) / 1024
         return found
 

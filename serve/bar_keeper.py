@@ -26,8 +26,8 @@ _LOG = logging.getLogger(__name__)
 SPARE_BARS = 256
 """Bars kept beyond what a forecast reads, for adaptations and charts."""
 _KEPT_MODELS = 2
-_QUIET_SECONDS = 0.02
-"""No bars for so long: those of one bar time are likely all here, so that features over all symbols are worth computing."""
+_QUIET_SECONDS = 1.0
+"""No bars for so long: symbols whose bar is still missing are late, and the question is worth computing without them."""
 Found = TypeVar("Found")
 
 
@@ -97,11 +97,18 @@ class BarKeeper:
         self._thread.submit(self._compute_ahead, version, predictor).result()
 
     def _look_ahead(self, symbols: Sequence[str]) -> None:
-        """Compute the features of new bars at once, and the whole question when no more bars come, for the model asked last."""
+        """Compute the features of new bars at once, and the whole question when all are here, for the model asked last."""
         if self._ahead is None:
             return
         version, predictor = self._ahead
-        self._in_background(lambda: self._inputs(version, predictor).follow(symbols))
+
+        def follow() -> None:
+            inputs = self._inputs(version, predictor)
+            inputs.follow(symbols)
+            if inputs.all_here():
+                self._compute_ahead(version, predictor)
+
+        self._in_background(follow)
         if self._until_quiet is not None:
             self._until_quiet.cancel()
         compute = partial(self._in_background, partial(self._compute_ahead, version, predictor))

@@ -97,6 +97,12 @@ class WarmInputs:
             if symbol in self._predictor.symbols and len(self._kept.bars(symbol)) >= self._predictor.history_bars:
                 self._symbol_rows(symbol)
 
+    def all_here(self) -> bool:
+        """Tell whether every symbol that is not stale has the newest bar."""
+        stamps = [int(bars.stamps[-1]) for symbol in self._predictor.symbols if len(bars := self._kept.bars(symbol))]
+        oldest = max(stamps, default=0) - self._predictor.needs.max_age_bars * self._kept.step
+        return len({stamp for stamp in stamps if stamp >= oldest}) == 1
+
     def _symbol_rows(self, symbol: str) -> FloatArray:
         if symbol not in self._rows:
             more = self._predictor.needs.max_age_bars + PAST_BARS

@@ -102,3 +102,14 @@ def test_a_symbol_begun_again_and_one_filled_in_between(predictor: Predictor, ke
     assert_same(
         warm, predictor, {symbol: frame for symbol, frame in {**today.frames, "ETHUSDT": other}.items() if symbol != "BTCUSDT"}
     )
+
+
+def test_it_knows_when_a_bar_time_is_complete(predictor: Predictor, kept: KeptBars, today: Any) -> None:
+    warm = WarmInputs(predictor, kept)
+    assert not warm.all_here()
+    for symbol, frame in today.frames.items():
+        put(kept, symbol, frame.iloc[:-1])
+    assert warm.all_here()
+    for symbol, done in zip(today.frames, (False, False, True), strict=True):
+        put(kept, symbol, today.frames[symbol].iloc[[-1]])
+        assert warm.all_here() == done
