@@ -3,6 +3,7 @@
 A market that never closes opens where it closed, so where TA-Lib asks for a gap (stars, inverted hammer, piercing line,
 dark cloud) touching is enough here. "Short", "long" and "near" compare a candle with the mean of the bars before it:
 bodies over 10 bars, ranges over 10 or 5.
+Three candles in a row may be of any size.
 The patterns are computed here rather than by TA-Lib because its running totals let rounding from older bars decide ties.
 """
 
@@ -185,7 +186,7 @@ def star(bars: Bars) -> FloatArray:
     return morning.astype(np.float64) - evening
 
 
-@feature("pattern", lookback=3, inputs=OHLC, source=NISON)
+@feature("pattern", lookback=3, inputs=OHLC, source="Nison 1991, three white soldiers and three black crows, of any size")
 def three_in_a_row(bars: Bars) -> FloatArray:
     """+1 / -1 where three bodies of one colour each close further and open inside the previous body"""
     colour = _colour(bars)
@@ -195,7 +196,7 @@ def three_in_a_row(bars: Bars) -> FloatArray:
     return _when((follows > 0) & (delay(follows, 1) > 0), colour)
 
 
-@feature("pattern", lookback=2, inputs=("high", "low"), source=NISON)
+@feature("pattern", lookback=2, inputs=("high", "low"), source="definition")
 def inside_bar(bars: Bars) -> FloatArray:
     """+1 where the range lies inside the previous one, -1 where it contains it, 0 otherwise"""
     high, low = delay(bars.high, 1), delay(bars.low, 1)
