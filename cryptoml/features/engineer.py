@@ -56,6 +56,11 @@ MODULES = (
     cross_section,
 )
 PANEL_CATEGORY = "cross_section"
+KEYS_OF_OTHERS = frozenset(
+    "input_size hidden_size num_attention_heads num_layers dropout batch_size learning_rate num_epochs patience grad_clip "
+    "min_confidence position_size stop_loss_pct take_profit_pct inner_lr num_inner_steps memory_size importance_weight".split()
+)
+"""Keys of a bot's one flat configuration that models, training and trading read; see `cryptoml.live.settings`."""
 
 
 class FeatureConfig(BaseModel):
@@ -119,6 +124,9 @@ class AdvancedFeatureEngineer:
 
     def __init__(self, config: FeatureConfig | Mapping[str, Any] | None = None) -> None:
         """Expand every declared feature for the configured timeframe.
+
+        Args:
+            config: The settings, or a mapping of them, in which a bot's keys for models, training and trading may stand too.
 
         Raises:
             ConfigError: A setting is unknown or out of range, or two features have one name.
@@ -295,7 +303,7 @@ def _checked(config: FeatureConfig | Mapping[str, Any] | None) -> FeatureConfig:
     if not isinstance(config or {}, Mapping):
         raise ConfigError(f"config must be a FeatureConfig or a mapping of its fields, was {config!r}")
     try:
-        return FeatureConfig(**(config or {}))
+        return FeatureConfig(**{key: value for key, value in (config or {}).items() if key not in KEYS_OF_OTHERS})
     except ValidationError as error:
         first = error.errors()[0]
         field, rule = ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")

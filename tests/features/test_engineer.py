@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from cryptoml.data.panel import Panel
 from cryptoml.errors import ConfigError, DataError
 from cryptoml.features.contract import CATEGORIES, Bars
-from cryptoml.features.engineer import AdvancedFeatureEngineer, build_features
+from cryptoml.features.engineer import AdvancedFeatureEngineer, FeatureConfig, build_features
 from cryptoml.features.joins import bars_from_panel, split_symbol
 from cryptoml.features.onchain import OnChainMetrics
 from cryptoml.features.selection import CORE_FEATURES
@@ -36,6 +36,13 @@ def test_catalogue_covers_every_category_and_documents_every_feature(hourly):
     assert (table[["formula", "source", "inputs"]].map(len) > 3).all(axis=None)
     assert all(row.name.startswith(row.category + "_") for row in table.set_index("name", drop=False).itertuples(index=False))
     assert hourly.max_lookback <= 2_200
+
+
+def test_keys_of_other_parts_may_stand_in_a_bots_configuration():
+    bot = {"input_size": 150, "hidden_size": 160, "grad_clip": 1.0, "min_confidence": 0.65, "importance_weight": 0.5}
+    assert AdvancedFeatureEngineer(bot | {"timeframe": "4h"}).config == FeatureConfig(timeframe="4h")
+    with pytest.raises(ConfigError, match="hiden_size"):
+        AdvancedFeatureEngineer({"hiden_size": 160})
 
 
 def test_categories_select(candles):
