@@ -56,9 +56,11 @@ MODULES = (
     cross_section,
 )
 PANEL_CATEGORY = "cross_section"
-KEYS_OF_OTHERS = frozenset(
-    "input_size hidden_size num_attention_heads num_layers dropout batch_size learning_rate num_epochs patience grad_clip "
-    "min_confidence position_size stop_loss_pct take_profit_pct inner_lr num_inner_steps memory_size importance_weight".split()
+KEYS_OF_OTHERS = (
+    *("input_size", "hidden_size", "num_attention_heads", "num_layers", "dropout"),
+    *("batch_size", "learning_rate", "num_epochs", "patience", "grad_clip"),
+    *("min_confidence", "position_size", "stop_loss_pct", "take_profit_pct"),
+    *("inner_lr", "num_inner_steps", "memory_size", "importance_weight"),
 )
 """Keys of a bot's one flat configuration that models, training and trading read; see `cryptoml.live.settings`."""
 
