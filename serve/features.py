@@ -104,12 +104,13 @@ class LocalFeatures:
         return Answered(_info(model), answers, await self._explained(model, question, explain))
 
     async def predict_kept(self, request: KeptRequest) -> Answered:
-        """Forecast from the kept bars; all who ask together share one forecast.
+        """Forecast from the kept bars; all who ask together for no more than the newest forecast share it.
 
         Raises:
             ServiceError: A symbol is unknown, no bars are kept of it, or the adaptation cannot be used.
         """
-        found = await self._in_batches(request)
+        slow = request.explain or request.as_of is not None  # nobody else should wait for these
+        found = (await self._batch([request]))[0] if slow else await self._in_batches(request)
         if isinstance(found, ServiceError):
             raise found
         return found
