@@ -50,7 +50,7 @@ class RecurrentStack(nn.Module):
         """Run over all bars from `state` (zero where None); return the top layer's output and the last state."""
         outputs, cells = [], []
         for index, layer in enumerate(self.layers):
-            x, (output, cell) = layer(self.between(x) if index else x, _layer_state(state, index))
+            x, (output, cell) = _run(layer, self.between(x) if index else x, _layer_state(state, index))
             outputs.append(output)
             cells.append(cell)
         return x, (torch.cat(outputs), torch.cat(cells))
@@ -63,10 +63,18 @@ class RecurrentStack(nn.Module):
         for index, layer in enumerate(self.layers):
             inputs, start = self.between(x) if index else x, _layer_state(state, index)
             assert isinstance(layer, nn.LSTM)
-            x = layer(inputs, start)[0]
+            x = _run(layer, inputs, start)[0]
             outputs.append(x)
             cells.append(_cells(layer, inputs, x, start))
         return x, (torch.stack(outputs), torch.stack(cells))
+
+
+def _run(layer: nn.Module, x: Tensor, state: State | None) -> tuple[Tensor, State]:
+    """Run one layer; where a gradient may be asked for in eval mode, by kernels that have one there, which cuDNN's have not."""
+    if x.is_cuda and torch.is_grad_enabled() and not layer.training:
+        with torch.backends.cudnn.flags(enabled=False):
+            return layer(x, state)
+    return layer(x, state)
 
 
 def _layer_state(state: State | None, index: int) -> State | None:

@@ -22,7 +22,7 @@ from cryptoml.training.examples import (
     take,
     trained_parameters,
 )
-from cryptoml.training.mappable import has_recurrence, mappable
+from cryptoml.training.mappable import differentiable_recurrence, mappable
 from cryptoml.training.reservoir import Reservoir
 
 __all__ = ["Anchor", "ContinualLearner"]
@@ -60,8 +60,8 @@ class ContinualLearner:
         *,
         seed: int = 0,
     ) -> None:
-        if importance_weight < 0:
-            raise ValueError(f"importance_weight must be at least 0, was {importance_weight}")
+        if not 0 <= importance_weight < math.inf:
+            raise ValueError(f"importance_weight must be at least 0 and finite, was {importance_weight}")
         if not trained_parameters(model):
             raise ValueError("model must have trainable parameters, had none")
         self.device = torch.device(device) if device is not None else next(model.parameters()).device
@@ -93,7 +93,7 @@ class ContinualLearner:
         with self._evaluation():
             for batch in loader:
                 x, y = self._here(_pair(batch))
-                samples += count_of(x, "x")
+                samples += count_of((x, y), "x and y")
                 for name, squares in _squared_gradients(self.model, weights, x, y, loss_fn).items():
                     total[name] += squares
                 if remember:
@@ -121,11 +121,11 @@ class ContinualLearner:
         The new examples enter the memory afterwards.
 
         Raises:
-            DataError: The loss is not finite; weights and running statistics are unchanged.
-            ValueError: There is no example.
+            DataError: The loss or its gradient is not finite; weights and running statistics are unchanged.
+            ValueError: There is no example, or x and y disagree about their number.
         """
         x, y = self._here(x), self._here(y)
-        count = count_of(x, "x")
+        count = count_of((x, y), "x and y")
         self.model.train()
         buffers = {name: value.clone() for name, value in self.model.named_buffers()}
         loss = loss_fn(call_with(self.model, {}, x), y)
@@ -134,12 +134,14 @@ class ContinualLearner:
             old_x, old_y = self._here(replayed[0]), self._here(replayed[1])
             loss = 0.5 * (loss + loss_fn(call_with(self.model, {}, old_x), old_y))
         loss = loss + self.penalty()
-        value = loss.item()
-        if not math.isfinite(value):
-            self.model.load_state_dict(buffers, strict=False)
-            raise DataError(f"continual training loss must be finite, was {value} on a batch of {count} examples")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        value, slope = loss.item(), _largest_slope(self.model)
+        if not math.isfinite(value + slope):
+            self.model.load_state_dict(buffers, strict=False)
+            optimizer.zero_grad(set_to_none=True)
+            what = "gradient" if math.isfinite(value) else "loss"
+            raise DataError(f"continual training {what} must be finite, was not on a batch of {count} examples")
         optimizer.step()
         self.memory.add(x, y)
         return value
@@ -186,7 +188,7 @@ class ContinualLearner:
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         try:
-            with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled and not has_recurrence(self.model)):
+            with differentiable_recurrence(self.model):
                 yield
         finally:
             for module, training in modes:
@@ -198,6 +200,11 @@ def _pair(batch: Any) -> tuple[Examples, Any]:
         held = f" of {len(batch)}" if hasattr(batch, "__len__") else ""
         raise ValueError(f"loader must yield pairs (x, y), yielded a {type(batch).__name__}{held}")
     return batch[0], batch[1]
+
+
+def _largest_slope(model: nn.Module) -> float:
+    slopes = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return nn.utils.get_total_norm(slopes, math.inf).item()
 
 
 def _squared_gradients(

@@ -3,8 +3,7 @@
 import copy
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -14,7 +13,13 @@ from torch.func import grad, vmap
 
 from cryptoml.training.compiled import CompiledGradient
 from cryptoml.training.examples import Examples, LossFunction, call_with, count_of, map_tensors, take, trained_parameters
-from cryptoml.training.mappable import GradientOf, differentiable_gradient, has_recurrence, mappable, tracks_statistics
+from cryptoml.training.mappable import (
+    GradientOf,
+    differentiable_gradient,
+    differentiable_recurrence,
+    mappable,
+    tracks_statistics,
+)
 
 __all__ = ["AdaptationOutcome", "MetaLearningMAML", "verdict"]
 
@@ -81,8 +86,8 @@ class MetaLearningMAML(nn.Module):
         compiled: bool = False,
     ) -> None:
         super().__init__()
-        if inner_lr <= 0:
-            raise ValueError(f"inner_lr must be above 0, was {inner_lr}")
+        if not 0 < inner_lr < math.inf:
+            raise ValueError(f"inner_lr must be above 0 and finite, was {inner_lr}")
         if num_inner_steps < 1:
             raise ValueError(f"num_inner_steps must be at least 1, was {num_inner_steps}")
         self.base_model, self.inner_lr, self.num_inner_steps, self.first_order = (
@@ -91,13 +96,14 @@ class MetaLearningMAML(nn.Module):
             num_inner_steps,
             first_order,
         )
-        self.names = tuple(trained_parameters(base_model))
-        if not self.names:
+        trained = trained_parameters(base_model)
+        if not trained:
             raise ValueError("base_model must have trainable parameters, had none")
+        self.names, first = tuple(trained), next(iter(trained.values()))
         self.step_weights = None if step_weights is None else _checked_weights(step_weights, num_inner_steps)
-        rates = torch.full((len(self.names),), math.log(inner_lr))
+        precise = torch.promote_types(first.dtype, torch.float32)
+        rates = torch.full((len(self.names),), math.log(inner_lr), dtype=precise, device=first.device)
         self.log_rates = nn.Parameter(rates) if learned_rates else None
-        self.recurrent = has_recurrence(base_model)
         self.compiled = CompiledGradient() if compiled else None
         self.batching = "vmap"
         self.last_adaptation: AdaptationOutcome | None = None
@@ -135,7 +141,7 @@ class MetaLearningMAML(nn.Module):
         """
         shots = count_of((support_x, support_y), "support_x and support_y")
         losses = []
-        with self._kernels(), torch.enable_grad():
+        with differentiable_recurrence(self.base_model), torch.enable_grad():
             for seen, held in _held_back(shots, every_part):
                 trial = self.descended(take(support_x, seen), take(support_y, seen), loss_fn)
                 losses.append(self._losses(trial, take(support_x, held), take(support_y, held), loss_fn))
@@ -145,6 +151,9 @@ class MetaLearningMAML(nn.Module):
             adapted = copy.deepcopy(self.base_model)
             outcome = outcome._replace(accepted=False, reason="adapted weights are not finite: base kept")
         adapted.adaptation = outcome  # type: ignore[assignment]
+        for module in adapted.modules():
+            if isinstance(module, nn.RNNBase):  # a copy's weights no longer lie in the one block that cuDNN wants
+                module.flatten_parameters()
         return adapted, outcome
 
     def outer_step(
@@ -168,7 +177,7 @@ class MetaLearningMAML(nn.Module):
         """
         data = (support_x, support_y, query_x, query_y)
         optimizer.zero_grad(set_to_none=True)
-        with self._kernels():
+        with differentiable_recurrence(self.base_model):
             loss = self._backward(data, loss_fn) if self.compiled is None else self._compiled(self.compiled, data, loss_fn)
         optimizer.step()
         self._follow_statistics(support_x)
@@ -279,12 +288,6 @@ class MetaLearningMAML(nn.Module):
         """Let running statistics see the support of all tasks, which the meta-gradient hides from them."""
         if tracks_statistics(self.base_model):
             call_with(self.base_model, {}, map_tensors(lambda values: values.flatten(0, 1), support_x))
-
-    @contextmanager
-    def _kernels(self) -> Iterator[None]:
-        """Choose recurrent kernels that have a gradient outside training mode too."""
-        with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled and not self.recurrent):
-            yield
 
 
 def _held_back(shots: int, every_part: bool) -> list[tuple[Tensor, Tensor]]:

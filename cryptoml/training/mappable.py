@@ -1,13 +1,13 @@
 """Any model in a form that torch.func can map over tasks or samples and differentiate twice.
 
-Four kinds of layers stand in the way: recurrent kernels cannot be mapped, fused attention has no second derivative, that of
-layer and batch normalisation with learned scales is wrong once mapped (torch 2.13), and batch normalisation in training mode
-writes its running statistics.
+Five kinds of layers stand in the way: recurrent kernels cannot be mapped, fused attention has no second derivative, that of
+layer and batch normalisation with learned scales is wrong once mapped and that of weight normalisation always (torch 2.13),
+and batch normalisation in training mode writes its running statistics.
 """
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, TypeAlias
 
 import torch
@@ -19,7 +19,14 @@ from torch.overrides import TorchFunctionMode
 
 from cryptoml.training.recurrence import CELLS, STEPS, run_layers
 
-__all__ = ["GradientOf", "PlainOperations", "differentiable_gradient", "has_recurrence", "mappable", "tracks_statistics"]
+__all__ = [
+    "GradientOf",
+    "PlainOperations",
+    "differentiable_gradient",
+    "differentiable_recurrence",
+    "mappable",
+    "tracks_statistics",
+]
 
 Weights: TypeAlias = dict[str, Tensor]
 GradientOf: TypeAlias = Callable[[Callable[[Weights], Tensor]], Callable[[Weights], Weights]]
@@ -37,9 +44,12 @@ def differentiable_gradient(loss: Callable[[Weights], Tensor]) -> Callable[[Weig
     return gradient
 
 
-def has_recurrence(model: nn.Module) -> bool:
-    """Whether a model holds recurrent layers."""
-    return any(isinstance(module, nn.RNNBase) for module in model.modules())
+@contextmanager
+def differentiable_recurrence(model: nn.Module) -> Iterator[None]:
+    """Run the recurrent layers of a model, if any, by kernels that have a gradient outside training mode too."""
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    with torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext():
+        yield
 
 
 def tracks_statistics(model: nn.Module) -> bool:
@@ -148,10 +158,17 @@ def _normalised(
     return (values if shift is None else values + shift).to(input.dtype)
 
 
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    kept = v.ndim if dim == -1 else dim % v.ndim  # -1 stands for the norm of the whole
+    axes = tuple(axis for axis in range(v.ndim) if axis != kept)
+    return v * (g / v.square().sum(axes, keepdim=dim != -1).sqrt())
+
+
 _PLAIN: dict[Callable[..., Any], Callable[..., Any]] = {
     functional.layer_norm: _layer_norm,
     torch.layer_norm: _layer_norm,
     functional.batch_norm: _batch_norm,
     functional.instance_norm: _instance_norm,
+    torch._weight_norm: _weight_norm,
     **CELLS,
 }

@@ -47,10 +47,9 @@ class Reservoir:
         shapes = [part.shape[1:] for part in parts]
         if structure_of((x, y)) != self.structure or shapes != [kept.shape[1:] for kept in self.tensors]:
             raise ValueError(f"x and y must have the shapes of the examples before, had {[list(shape) for shape in shapes]}")
-        slots = self._slots(count)
+        rows, slots = self._slots(count)
         for kept, part in zip(self.tensors, parts, strict=True):
-            for row, slot in slots.items():
-                kept[slot] = part[row].detach()
+            kept[slots] = part.detach()[rows].to(kept)
 
     def sample(self, count: int) -> tuple[Any, Any] | None:
         """Draw at most `count` different kept examples; None when nothing is kept."""
@@ -72,11 +71,11 @@ class Reservoir:
         self.tensors = [tensors[f"kept/{index}"] for index in range(len(tensors) - 1)]
         self.generator.set_state(tensors["generator"])
 
-    def _slots(self, count: int) -> dict[int, int]:
+    def _slots(self, count: int) -> tuple[list[int], list[int]]:
         """Rows of the offered examples that are kept, and where; a later row overwrites an earlier one."""
         ranks = torch.arange(self.seen + 1, self.seen + count + 1)
         draws = (torch.rand(count, generator=self.generator, dtype=torch.float64) * ranks).long().minimum(ranks - 1)
         places = torch.where(ranks <= self.capacity, ranks - 1, draws)
         self.seen += count
         owner = {slot: row for row, slot in enumerate(places.tolist()) if slot < self.capacity}
-        return {row: slot for slot, row in owner.items()}
+        return list(owner.values()), list(owner)

@@ -1,4 +1,5 @@
 import copy
+import math
 
 import pytest
 import torch
@@ -246,5 +247,22 @@ def test_bad_input_is_named():
     with pytest.raises(DataError, match="continual training loss must be finite"):
         learner.continual_train_step(x, y, torch.optim.SGD(learner.model.parameters(), 0.1), cross_entropy)
     assert all(torch.equal(value, learner.model.state_dict()[name]) for name, value in before.items())
-    with pytest.raises(ValueError, match=r"x must hold at least one example .*, had \[0, 4\]"):
-        learner.continual_train_step(x[:0], y[:0], torch.optim.SGD(learner.model.parameters(), 0.1), cross_entropy)
+    for given, words in (((x[:0], y[:0]), r"had \[0, 4\], \[0\]"), ((torch.zeros(3, 4), y), r"had \[3, 4\], \[2\]")):
+        with pytest.raises(ValueError, match=f"x and y must hold at least one example .*, {words}"):
+            learner.continual_train_step(*given, torch.optim.SGD(learner.model.parameters(), 0.1), cross_entropy)
+        with pytest.raises(ValueError, match=f"x and y must hold at least one example .*, {words}"):
+            learner.compute_fisher_information([given], cross_entropy)
+    for weight in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="importance_weight must be at least 0 and finite, was"):
+            ContinualLearner(normalised(), importance_weight=weight)
+
+
+def test_a_gradient_that_is_not_finite_changes_no_weight():
+    learner = ContinualLearner(nn.Linear(4, 1))
+    nn.init.zeros_(learner.model.weight)
+    nn.init.zeros_(learner.model.bias)
+    optimizer = torch.optim.SGD(learner.model.parameters(), 0.1)
+    with pytest.raises(DataError, match="continual training gradient must be finite, was not on a batch of 2 examples"):
+        learner.continual_train_step(torch.ones(2, 4), torch.zeros(2, 1), optimizer, lambda p, y: (p - y).abs().sqrt().mean())
+    assert not learner.model.weight.any()
+    assert len(learner.memory) == 0

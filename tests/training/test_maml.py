@@ -292,6 +292,12 @@ def test_several_inputs_and_labels():
     learner.adapt((x[0], mask[0]), {"y": y["y"][0]}, loss)
 
 
+def test_learned_rates_lie_where_the_base_does_and_are_as_precise():
+    for device, dtype, expected in (("meta", torch.float64, torch.float64), ("cpu", torch.bfloat16, torch.float32)):
+        rates = MetaLearningMAML(network().to(device, dtype), learned_rates=True).log_rates
+        assert (rates.device.type, rates.dtype) == (device, expected)
+
+
 def test_bad_input_is_named():
     learner = MetaLearningMAML(network())
     with pytest.raises(ValueError, match=r"support_x and support_y must hold at least one example .*, had \[0, 1\], \[0, 1\]"):
@@ -309,5 +315,6 @@ def test_bad_input_is_named():
         learner.meta_loss(x, x, x[:1], x[:1], mse_loss)
     with pytest.raises(ValueError, match=r"step_weights must hold 5 weights from 0, not all 0, were \(1.0,\)"):
         MetaLearningMAML(network(), step_weights=(1.0,))
-    with pytest.raises(ValueError, match="inner_lr must be above 0"):
-        MetaLearningMAML(network(), inner_lr=0.0)
+    for rate in (0.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="inner_lr must be above 0 and finite, was"):
+            MetaLearningMAML(network(), inner_lr=rate)

@@ -70,6 +70,8 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module, Tensor], T
     ),
 }
 every_layer = pytest.mark.parametrize("name", LAYERS)
+plainly_right = pytest.mark.parametrize("name", [name for name in LAYERS if name != "weight norm"])
+"""Layers whose second derivative plain autograd knows."""
 
 
 class Wrapped(nn.Module):
@@ -111,6 +113,22 @@ def written_out(base: nn.Module, steps: int, rate: float) -> Tensor:
 
 
 @every_layer
+def test_meta_gradient_equals_finite_differences(name: str):
+    learner = MetaLearningMAML(wrapped(name, training=True), 0.1, 2)
+    learner.meta_loss(*examples(), mse_loss).backward()
+    weights = list(learner.parameters())
+    ways = [torch.randn_like(weight) for weight in weights]
+    slope = sum((weight.grad * way).sum() for weight, way in zip(weights, ways, strict=True) if weight.grad is not None)
+    losses = []
+    for step in (1e-6, -2e-6):
+        with torch.no_grad():
+            for weight, way in zip(weights, ways, strict=True):
+                weight += step * way
+        losses.append(learner.meta_loss(*examples(), mse_loss))
+    torch.testing.assert_close((losses[0] - losses[1]) / 2e-6, slope, rtol=1e-5, atol=1e-7)
+
+
+@plainly_right
 @pytest.mark.parametrize("training", [True, False])
 def test_meta_gradient_equals_the_one_written_out(name: str, training: bool):
     base = wrapped(name, training)
@@ -169,6 +187,17 @@ def test_recurrent_layers_return_the_same_states(kind: type[nn.RNNBase], batch_f
     with PlainOperations():
         again = layer(x, expected[1])
     torch.testing.assert_close(again, layer(x, expected[1]), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2, None])
+def test_weight_norm_has_its_true_second_derivative(dim: int | None):
+    torch.manual_seed(0)
+    layer = nn.utils.parametrizations.weight_norm(nn.Conv1d(2, 3, 2).double(), dim=dim)
+    parts = [part.detach().requires_grad_() for part in layer.parametrizations.weight.parameters()]
+    norm = layer.parametrizations.weight[0]
+    with PlainOperations():
+        torch.testing.assert_close(norm(*parts), layer.weight)
+        assert torch.autograd.gradgradcheck(norm, parts)
 
 
 def test_dropout_between_layers_is_kept():
