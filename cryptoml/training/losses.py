@@ -199,30 +199,43 @@ class UncertaintyWeightedLoss(nn.Module):
 
         Args:
             losses: Per task a scalar, or one loss per example.
-            masks: Per task where a label exists. A task without one contributes nothing, not even its penalty.
+            masks: Per task where a label exists, boolean, broadcastable to its losses. A task without a label contributes
+                nothing, not even its penalty.
             weights: Fixed importance per task on top of the learned one; 1 where absent.
             share: Part of each penalty to add, where the losses are one of several parts of a step's.
 
         Raises:
-            ValueError: A task is missing from `losses`.
+            ValueError: A task is missing from `losses`, or a mask belongs to no task or does not fit its losses.
         """
-        missing = [task for task in self.tasks if task not in losses]
+        missing, unknown = [task for task in self.tasks if task not in losses], sorted(set(masks or ()) - set(self.tasks))
         if missing:
             raise ValueError(f"losses must hold the tasks {self.tasks}, lacks {missing}")
+        if unknown:
+            raise ValueError(f"masks must be of the tasks {self.tasks}, held {unknown}")
         total = self.log_variances.new_zeros(())
         for index, task in enumerate(self.tasks):
-            value, present = _reduced(losses[task], (masks or {}).get(task))
+            value, present = _reduced(task, losses[task], (masks or {}).get(task))
             s = self.log_variances[index]
             term = self.scale[index] * torch.exp(-s) * value + share * self.penalty[index] * s
             total = total + (weights or {}).get(task, 1.0) * torch.where(present, term, 0.0)
         return total
 
 
-def _reduced(losses: Float[Tensor, "..."], mask: Bool[Tensor, "..."] | None) -> tuple[Float[Tensor, ""], Bool[Tensor, ""]]:
-    """Mean loss over labels and whether there is any label."""
+def _reduced(
+    task: str, losses: Float[Tensor, "..."], mask: Bool[Tensor, "..."] | None
+) -> tuple[Float[Tensor, ""], Bool[Tensor, ""]]:
+    """Mean loss over labels and whether there is any label; a scalar loss is that mean already."""
     if mask is None:
         return losses.mean(), torch.ones((), dtype=torch.bool, device=losses.device)
+    if mask.dtype != torch.bool:
+        raise ValueError(f"masks of {task} must be boolean, was {mask.dtype} of shape {list(mask.shape)}")
     present = mask.any()
     if losses.ndim == 0:
         return torch.where(present, losses, 0.0), present
-    return _masked_sum(losses, mask) / mask.sum().clamp(min=1), present
+    try:
+        full = mask.expand(losses.shape)
+    except RuntimeError:
+        raise ValueError(
+            f"masks of {task} must broadcast to losses of shape {list(losses.shape)}, was {list(mask.shape)}"
+        ) from None
+    return _masked_sum(losses, full) / full.sum().clamp(min=1), present

@@ -113,6 +113,22 @@ def test_masked_examples_equal_their_absence():
     torch.testing.assert_close(masked, weighting({"a": torch.tensor([1.0, 3.0])}))
 
 
-def test_a_missing_task_is_named():
-    with pytest.raises(ValueError, match="lacks \\['b'\\]"):
-        UncertaintyWeightedLoss(["a", "b"])({"a": torch.tensor(1.0)})
+def test_a_mask_of_whole_examples_counts_all_their_losses():
+    losses, kept = torch.rand(4, 3), torch.tensor([True, False, True, True])
+    masked = UncertaintyWeightedLoss(["a"])({"a": losses}, {"a": kept[:, None]})
+    torch.testing.assert_close(masked, losses[kept].mean() / 2)
+
+
+@pytest.mark.parametrize(
+    ("masks", "words"),
+    [
+        (None, "lacks \\['b'\\]"),
+        ({"c": torch.ones(3, dtype=torch.bool)}, "masks must be of the tasks .*, held \\['c'\\]"),
+        ({"a": torch.ones(4, 3)}, "masks of a must be boolean, was torch.float32 of shape \\[4, 3\\]"),
+        ({"a": torch.ones(4, dtype=torch.bool)}, "masks of a must broadcast to losses of shape \\[4, 3\\], was \\[4\\]"),
+    ],
+)
+def test_bad_input_of_uncertainty_weighting_is_named(masks: dict[str, torch.Tensor] | None, words: str):
+    losses = {"a": torch.rand(4, 3)} | ({} if masks is None else {"b": torch.tensor(1.0)})
+    with pytest.raises(ValueError, match=words):
+        UncertaintyWeightedLoss(["a", "b"])(losses, masks)
