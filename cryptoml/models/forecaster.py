@@ -176,7 +176,7 @@ class Forecaster(nn.Module):
             mask: boolean, broadcastable to `features`, True where present.
 
         Raises:
-            ValueError: shapes that do not fit the config, or NaN without a mask.
+            ValueError: shapes that do not fit the config, or NaN that no mask covers.
         """
         values, present = self._clean(features, mask)
         hidden = self._encode(values, present, last_only=True)

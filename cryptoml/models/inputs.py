@@ -25,7 +25,7 @@ def clean_inputs(
         name: what to call `values` in errors.
 
     Raises:
-        ValueError: wrong rank or feature count, no bars, a mask that does not fit, or NaN without a mask.
+        ValueError: wrong rank or feature count, no bars, a mask that does not fit, or NaN that no mask covers.
     """
     shape = tuple(values.shape)
     if len(shape) != len(axes.split()) or shape[-1] != num_features:
@@ -42,7 +42,10 @@ def clean_inputs(
         full = mask.expand(shape)
     except RuntimeError:
         raise ValueError(f"mask must broadcast to {name} of shape {list(shape)}, was {list(mask.shape)}") from None
-    return torch.where(full, values, torch.zeros((), dtype=values.dtype, device=values.device)), full
+    kept = torch.where(full, values, torch.zeros((), dtype=values.dtype, device=values.device))
+    if holds_nan(kept):
+        raise ValueError(f"{name} of shape {list(shape)} holds NaN where mask of shape {list(mask.shape)} says present")
+    return kept, full
 
 
 def complete_inputs(values: Tensor | None, *shapes: tuple[int, ...], name: str) -> Tensor:

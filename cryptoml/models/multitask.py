@@ -5,6 +5,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cryptoml.models.inputs import at_least_one
+
 __all__ = ["DIRECTIONS", "REGIMES", "MultiTaskLearningHead"]
 
 DIRECTIONS = ("DOWN", "SIDEWAYS", "UP")
@@ -20,10 +22,14 @@ class MultiTaskLearningHead(nn.Module):
         shared_size: width of the shared representation.
         hidden_size: width of each task's inner layer.
         dropout: fraction dropped before each output.
+
+    Raises:
+        ValueError: a size below 1.
     """
 
     def __init__(self, shared_size: int, hidden_size: int, dropout: float = 0.0) -> None:
         super().__init__()
+        at_least_one(shared_size=shared_size, hidden_size=hidden_size)
         self.shared_size = shared_size
 
         def task(output_size: int) -> nn.Sequential:

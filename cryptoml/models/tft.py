@@ -75,6 +75,10 @@ class TemporalFusionTransformer(nn.Module):
         sizes |= {"num_horizons": num_horizons, "num_layers": num_layers, "lookback": lookback, "variable_size": variable_size}
         optional = {"static_size": static_size, "known_future_size": known_future_size}
         at_least_one(**sizes, **{name: size for name, size in optional.items() if size is not None})
+        if hidden_size % num_attention_heads:
+            raise ValueError(
+                f"hidden_size must be a multiple of num_attention_heads, was {hidden_size} with {num_attention_heads} heads"
+            )
         self.input_size, self.num_horizons = input_size, num_horizons
         self.known_future_size = known_future_size
         context = None if static_size is None else hidden_size
@@ -123,7 +127,7 @@ class TemporalFusionTransformer(nn.Module):
             `known_future_selection` `[batch, horizon, known]`.
 
         Raises:
-            ValueError: shapes that do not fit the model, or NaN without a mask.
+            ValueError: shapes that do not fit the model, or NaN that no mask covers.
         """
         inputs = self._check(x, mask, static, known_future)
         embedded, selected = self.encoder.select(inputs.past, inputs.present, inputs.static)

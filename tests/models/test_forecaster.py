@@ -235,6 +235,7 @@ def test_bad_inputs_are_named() -> None:
         (lambda: model(features[:, :2]), "features must have 3 assets"),
         (lambda: model(features[0]), r"was \[3, 14, 5\]"),
         (lambda: model(poisoned), "holds NaN: pass mask"),
+        (lambda: model.dense(poisoned, torch.ones_like(mask)), r"features of shape \[.*\] holds NaN where mask of shape"),
         (lambda: model(features, mask[..., :2]), "mask must broadcast"),
         (lambda: model(features, mask.float()), "mask must be boolean"),
         (lambda: model.windowed(features[0], TIME + 1), "context must be within 1 and the 14 bars"),

@@ -143,3 +143,5 @@ def test_task_heads_over_any_leading_axes() -> None:
     assert ((deep["position_size"] >= 0) & (deep["position_size"] <= 1)).all()
     with pytest.raises(ValueError, match="shared must end in an axis of 6"):
         head(torch.randn(5, 7))
+    with pytest.raises(ValueError, match="hidden_size must be at least 1, was 0"):
+        MultiTaskLearningHead(shared_size=6, hidden_size=0)

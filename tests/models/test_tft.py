@@ -195,6 +195,10 @@ def test_compiled_equals_eager(dense: bool) -> None:
     [
         ({"x": torch.zeros(2, 13, 4)}, r"x must have shape \[batch time feature\] with 5 features, was \[2, 13, 4\]"),
         ({"x": torch.full((2, 13, 5), torch.nan), "mask": None}, r"x of shape \[2, 13, 5\] holds NaN: pass mask"),
+        (
+            {"x": torch.full((2, 13, 5), torch.nan), "mask": torch.ones(5, dtype=torch.bool)},
+            r"where mask of shape \[5\] says present",
+        ),
         ({"x": torch.zeros(2, 0, 5), "mask": None}, r"x must hold at least one bar, had shape \[2, 0, 5\]"),
         ({"mask": torch.ones(2, 13, 5)}, r"mask must be boolean and broadcast to \[2, 13, 5\], was torch.float32 of shape"),
         ({"mask": torch.ones(2, 12, 5, dtype=torch.bool)}, r"mask must broadcast to x of shape \[2, 13, 5\], was \[2, 12, 5\]"),
@@ -225,7 +229,7 @@ def test_inputs_that_the_model_has_no_part_for_are_named() -> None:
 def test_bad_settings_are_named() -> None:
     with pytest.raises(ValueError, match=r"output_quantiles must increase strictly within \(0, 1\), was \[0.9, 0.1\]"):
         make_model(output_quantiles=(0.9, 0.1))
-    with pytest.raises(ValueError, match="hidden_size must be a multiple of num_heads, was 8 with 3 heads"):
+    with pytest.raises(ValueError, match="hidden_size must be a multiple of num_attention_heads, was 8 with 3 heads"):
         make_model(num_attention_heads=3)
     for name in ("hidden_size", "num_attention_heads", "num_horizons", "num_layers", "lookback", "static_size"):
         with pytest.raises(ValueError, match=f"{name} must be at least 1, was 0"):
