@@ -64,7 +64,7 @@ def flow_impact(bars: Bars, n: int) -> FloatArray:
 
 @feature(
     "microstructure",
-    lookback=lambda n, m: m + 1,
+    lookback=lambda n, m: max(n, m) + 1,
     params=((days(1, at_least=2), days(10)),),
     inputs=CLV,
     source="Amihud 2002, eq. 1",

@@ -120,7 +120,7 @@ def ewma(bars: Bars, halflife: int) -> FloatArray:
 
 @feature(
     "volatility",
-    lookback=lambda n, m: m + 1,
+    lookback=lambda n, m: max(n, m) + 1,
     params=(
         (hours(6, at_least=2), days(1, at_least=2)),
         (days(1, at_least=2), days(5, at_least=2)),

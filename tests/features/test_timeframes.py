@@ -74,3 +74,16 @@ def test_a_day_is_a_day(engineers, make_candles, timeframe):
     np.testing.assert_allclose(out["price_log_return_1d"], np.log(frame["close"]).diff(per_day), rtol=1e-4, atol=1e-9)
     annual = returns.rolling(5 * per_day).std() * np.sqrt(365 * per_day)
     np.testing.assert_allclose(out["volatility_historical_5d"], annual, rtol=1e-5)
+
+
+@pytest.mark.parametrize("timeframe", ["3d", "1w", "4w"])
+def test_the_lookback_holds_where_windows_shrink_to_a_bar_or_two(make_candles, timeframe):
+    """The longer of two windows in days may then be the shorter one in bars."""
+    engineer, frame, num_bars = AdvancedFeatureEngineer({"timeframe": timeframe}), make_candles(80, 6), 80
+    stamps = pd.date_range("2012", periods=num_bars, freq=parse_timeframe(timeframe), tz="UTC")
+    bars = Bars(stamps, timeframe, {name: frame[name].to_numpy(float) for name in frame.columns[1:]})
+    few = [one for one in engineer.features if one.lookback <= num_bars and set(one.inputs) <= set(bars.columns)]
+    assert len(few) > 100
+    for one in few:
+        alone = one(bars.slice(num_bars - one.lookback, num_bars))[-1]
+        np.testing.assert_allclose(alone, one(bars)[-1], rtol=1e-9, err_msg=one.name)
