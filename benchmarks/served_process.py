@@ -73,7 +73,8 @@ def service(
         "deployments": [{"name": name, **settings} for name, settings in (deployments or {}).items()],
     }
     config = folder / "config.yaml"
-    config.write_text(yaml.safe_dump({"http_options": {"host": "127.0.0.1", "port": port}, "applications": [application]}))
+    http, logging = {"host": "127.0.0.1", "port": port}, {"enable_access_log": False}  # as the config files have it
+    config.write_text(yaml.safe_dump({"http_options": http, "logging_config": logging, "applications": [application]}))
     with _running(config) as process:
         address = f"http://127.0.0.1:{port}"
         _wait_until_ready(address, process, config.with_suffix(".log"))

@@ -13,6 +13,7 @@ import tyro
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve.config import HTTPOptions
+from ray.serve.schema import LoggingConfig
 
 from cryptoml.distributed.cluster import cluster
 from cryptoml.errors import ConfigError, CryptomlError
@@ -25,6 +26,7 @@ from serve.settings import Batching, Limits
 __all__ = ["RunArgs", "main"]
 
 _LOG = logging.getLogger(__name__)
+_LOGGING = LoggingConfig(enable_access_log=False)  # metrics count requests; a line each in three processes costs much
 
 
 class RunArgs(BaseModel):
@@ -56,8 +58,8 @@ def main(args: RunArgs) -> None:
     settings = _settings(args)
     app = build(settings)
     with cluster(num_cpus=args.cpus), _interruptible():
-        serve.start(http_options=_listening(args))
-        serve.run(app, name="cryptoml")
+        serve.start(http_options=_listening(args), logging_config=_LOGGING)
+        serve.run(app, name="cryptoml", logging_config=_LOGGING)
         scheme = "https" if args.tls_certificate else "http"
         what = settings.registry or settings.bundle
         _LOG.info("serving %s on %s://%s:%s (interface at /docs)", what, scheme, args.host, args.port)
