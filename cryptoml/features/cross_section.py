@@ -80,13 +80,13 @@ def deviation_return(market: Market, n: int) -> FloatArray:
     return _deviation(_return(market, n))
 
 
-@feature("cross_section", lookback=lambda n: n + 1, params=(days(1), days(7)), source="Ang et al. 2006")
+@feature("cross_section", lookback=lambda n: n + 1, params=(days(1, at_least=2), days(7, at_least=2)), source="Ang et al. 2006")
 def rank_volatility(market: Market, n: int) -> FloatArray:
     """Rank over assets of the volatility of n bars, -0.5 to 0.5"""
     return _rank(_log_volatility(market, n))
 
 
-@feature("cross_section", lookback=lambda n: n + 1, params=(days(1),), source="Ang et al. 2006")
+@feature("cross_section", lookback=lambda n: n + 1, params=(days(1, at_least=2),), source="Ang et al. 2006")
 def deviation_volatility(market: Market, n: int) -> FloatArray:
     """z-score over assets of the log volatility of n bars"""
     return _deviation(_log_volatility(market, n))

@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cryptoml.data.panel import panel_from_frames
 from cryptoml.data.schema import parse_timeframe
 from cryptoml.features.bars import Bars
-from cryptoml.features.engineer import AdvancedFeatureEngineer
+from cryptoml.features.engineer import AdvancedFeatureEngineer, build_features
 
 TIMEFRAMES = ("5m", "15m", "1h", "4h", "1d")
 WALL_CLOCK = {  # name -> window, and the rows beside it that the lookback counts
@@ -87,3 +88,15 @@ def test_the_lookback_holds_where_windows_shrink_to_a_bar_or_two(make_candles, t
     for one in few:
         alone = one(bars.slice(num_bars - one.lookback, num_bars))[-1]
         np.testing.assert_allclose(alone, one(bars)[-1], rtol=1e-9, err_msg=one.name)
+
+
+def test_every_feature_over_the_panel_is_defined_on_daily_bars(make_candles):
+    stamps = pd.date_range("2020", periods=200, freq="D", tz="UTC")
+    frames = {
+        symbol: make_candles(200, seed).assign(timestamp=stamps) for seed, symbol in enumerate(["BTCUSDT", "ETHUSDT", "SOLUSDT"])
+    }
+    features = build_features(
+        panel_from_frames(frames, "1d"), AdvancedFeatureEngineer({"timeframe": "1d", "include": ("cross_section_*",)})
+    )
+    undefined = np.isnan(features.values[:, -1]).any(axis=0)
+    assert [name for name, missing in zip(features.names, undefined, strict=True) if missing] == []
