@@ -27,7 +27,7 @@ __all__ = ["close_volatility", "lagged_comoment"]
 FloatArray = NDArray[np.float64]
 HLC = ("high", "low", "close")
 OHLC = ("open", "high", "low", "close")
-RANGE_WINDOWS = (hours(24, at_least=2), days(10))
+RANGE_WINDOWS = (hours(24, at_least=2), days(10, at_least=2))
 
 
 def lagged_comoment(bars: Bars, n: int) -> FloatArray:
@@ -50,7 +50,7 @@ def close_volatility(bars: Bars, n: int) -> FloatArray:
 @feature(
     "volatility",
     lookback=lambda n: n + 1,
-    params=(hours(6, at_least=2), hours(24, at_least=2), days(5, at_least=2), days(10), days(20), days(50)),
+    params=(*(hours(count, at_least=2) for count in (6, 24)), *(days(count, at_least=2) for count in (5, 10, 20, 50))),
     source="definition",
 )
 def historical(bars: Bars, n: int) -> FloatArray:

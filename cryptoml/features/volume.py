@@ -141,7 +141,13 @@ def ease_of_movement(bars: Bars, n: int) -> FloatArray:
     return rolling_sum(travelled, n) / (1.0 + busy)
 
 
-@feature("volume", lookback=lambda n: n + 1, params=(days(1), days(5)), inputs=CLOSE_VOLUME, source="Karpoff 1987")
+@feature(
+    "volume",
+    lookback=lambda n: n + 1,
+    params=(days(1, at_least=3), days(5, at_least=3)),
+    inputs=CLOSE_VOLUME,
+    source="Karpoff 1987",
+)
 def price_correlation(bars: Bars, n: int) -> FloatArray:
     """Correlation of |log return| and volume over n bars; 0 where either stood still"""
     xx, yy = (bars.rolled(rolling_moments, series, n)[1] for series in ("absolute_return", "volume"))

@@ -100,3 +100,12 @@ def test_every_feature_over_the_panel_is_defined_on_daily_bars(make_candles):
     )
     undefined = np.isnan(features.values[:, -1]).any(axis=0)
     assert [name for name, missing in zip(features.names, undefined, strict=True) if missing] == []
+
+
+@pytest.mark.parametrize("timeframe", ["1d", "1w"])
+def test_no_window_in_days_shrinks_to_a_silent_zero(make_candles, timeframe):
+    named = ("volatility_historical_*", "volatility_parkinson_*", "volatility_yang_zhang_*", "volume_price_correlation_*")
+    engineer, frame = AdvancedFeatureEngineer({"timeframe": timeframe, "include": named}), make_candles(100, 7)
+    stamps = pd.date_range("2012", periods=100, freq=parse_timeframe(timeframe), tz="UTC")
+    values = engineer.compute(Bars(stamps, timeframe, {name: frame[name].to_numpy(float) for name in frame.columns[1:]}))
+    assert [name for name, row in zip(engineer.symbol_names, values.T, strict=True) if not np.nanstd(row) > 0] == []
