@@ -24,6 +24,7 @@ HEALTH = {
     "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "5",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "120",
+    "RAY_agent_register_timeout_ms": "28000",  # a busy machine starts a node's agent slowly, and a node without it ends
     "RAY_grpc_client_keepalive_time_ms": "10000",
     "RAY_grpc_client_keepalive_timeout_ms": "10000",
 }
