@@ -81,6 +81,9 @@ def test_keys_that_the_store_does_not_know(strict: str, tmp_path: Path, capsys: 
 class Refusing(BaseHTTPRequestHandler):
     """Answers as S3 does to whoever shows no keys."""
 
+    def do_GET(self) -> None:
+        self.do_HEAD()
+
     def do_HEAD(self) -> None:
         self.send_response(403)
         self.send_header("Content-Length", "0")
