@@ -139,6 +139,7 @@ class GraphAttentionLayer(nn.Module):
         source, target = self.project(x)
         senders, receivers = edge_index[0], edge_index[1]
         scores = self._edge_scores(source, target, senders, receivers)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))  # else rounding adds up over many sources
         shape = (x.shape[0], x.shape[1], self.num_heads)
         index = receivers[None, :, None].expand_as(scores)
         top = scores.new_full(shape, -math.inf).scatter_reduce(1, index, scores.detach(), "amax")
@@ -147,7 +148,7 @@ class GraphAttentionLayer(nn.Module):
         attention = powers / totals.index_select(1, receivers)
         messages = self.attention_dropout(attention)[..., None] * self.dropout(source).index_select(1, senders)
         gathered = torch.zeros_like(source, dtype=messages.dtype).index_add(1, receivers, messages)
-        return self._merge(gathered), rearrange(attention, "batch edge head -> batch head edge")
+        return self._merge(gathered.to(source.dtype)), rearrange(attention, "batch edge head -> batch head edge")
 
     def _edge_scores(
         self, source: Tensor, target: Tensor, senders: Tensor, receivers: Tensor

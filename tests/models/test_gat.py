@@ -105,6 +105,19 @@ def test_nodes_that_nobody_attends_to_may_hold_nan() -> None:
     assert torch.equal(layer(x, mask=mask)[0], layer(holed, mask=mask)[0])
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_many_neighbours_are_counted_in_low_precision(dynamic: bool) -> None:
+    torch.manual_seed(0)
+    layer, x = GraphAttentionLayer(4, 6, 2, dynamic=dynamic).bfloat16(), torch.randn(1, 2000, 4, dtype=torch.bfloat16)
+    edges = torch.stack([torch.arange(2000), torch.zeros(2000, dtype=torch.long)])
+    mask = torch.zeros(2000, 2000, dtype=torch.bool)
+    mask[0] = True
+    (out, attention), (expected, _) = layer(x, edge_index=edges), layer(x, mask)
+    assert torch.allclose(attention.sum(dim=-1), torch.ones(1, 2), atol=1e-5)
+    assert out.dtype == torch.bfloat16
+    assert torch.allclose(out[:, 0], expected[:, 0], atol=0.02)
+
+
 def test_edges_cost_no_dense_matrix() -> None:
     nodes = 30_000
     edges = torch.stack([torch.arange(nodes), (torch.arange(nodes) + 1) % nodes])
