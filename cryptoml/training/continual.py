@@ -18,6 +18,7 @@ from cryptoml.training.examples import (
     LossFunction,
     call_with,
     count_of,
+    largest_slope,
     map_tensors,
     take,
     trained_parameters,
@@ -136,7 +137,7 @@ class ContinualLearner:
         loss = loss + self.penalty()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        value, slope = loss.item(), _largest_slope(self.model)
+        value, slope = loss.item(), largest_slope(self.model).item()
         if not math.isfinite(value + slope):
             self.model.load_state_dict(buffers, strict=False)
             optimizer.zero_grad(set_to_none=True)
@@ -200,11 +201,6 @@ def _pair(batch: Any) -> tuple[Examples, Any]:
         held = f" of {len(batch)}" if hasattr(batch, "__len__") else ""
         raise ValueError(f"loader must yield pairs (x, y), yielded a {type(batch).__name__}{held}")
     return batch[0], batch[1]
-
-
-def _largest_slope(model: nn.Module) -> float:
-    slopes = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    return nn.utils.get_total_norm(slopes, math.inf).item()
 
 
 def _squared_gradients(

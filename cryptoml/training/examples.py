@@ -1,8 +1,10 @@
 """Examples as adaptation sees them: a tensor, or a tuple or dict of tensors, that share their first axis."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -11,6 +13,7 @@ __all__ = [
     "LossFunction",
     "call_with",
     "count_of",
+    "largest_slope",
     "leaves",
     "map_tensors",
     "rebuild",
@@ -81,6 +84,12 @@ def count_of(examples: Any, name: str) -> int:
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters that training may change, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def largest_slope(model: nn.Module) -> Float[Tensor, ""]:
+    """Largest gradient of any parameter in size: NaN where one is, 0 where there is none."""
+    slopes = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return nn.utils.get_total_norm(slopes, math.inf)
 
 
 def call_with(model: nn.Module, parameters: dict[str, Tensor], x: Examples) -> Any:

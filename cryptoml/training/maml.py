@@ -11,8 +11,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
+from cryptoml.errors import DataError
 from cryptoml.training.compiled import CompiledGradient
-from cryptoml.training.examples import Examples, LossFunction, call_with, count_of, map_tensors, take, trained_parameters
+from cryptoml.training.examples import (
+    Examples,
+    LossFunction,
+    call_with,
+    count_of,
+    largest_slope,
+    map_tensors,
+    take,
+    trained_parameters,
+)
 from cryptoml.training.mappable import (
     GradientOf,
     differentiable_gradient,
@@ -174,11 +184,18 @@ class MetaLearningMAML(nn.Module):
             query_y: `[task, query, ...]`.
             loss_fn: (prediction, labels) -> scalar mean loss of one task.
             optimizer: Over `self.parameters()`.
+
+        Raises:
+            DataError: The loss or its gradient is not finite; nothing has changed.
+            ValueError: As `meta_loss`.
         """
         data = (support_x, support_y, query_x, query_y)
         optimizer.zero_grad(set_to_none=True)
         with differentiable_recurrence(self.base_model):
             loss = self._backward(data, loss_fn) if self.compiled is None else self._compiled(self.compiled, data, loss_fn)
+        if not (loss.detach() + largest_slope(self)).isfinite():
+            optimizer.zero_grad(set_to_none=True)
+            raise DataError(f"meta-training loss and gradient must be finite, were not at a loss of {loss.item()}")
         optimizer.step()
         self._follow_statistics(support_x)
         return loss.detach()

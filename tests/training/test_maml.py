@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from cryptoml.errors import DataError
 from cryptoml.models.forecaster import ARCHITECTURES, Forecast, ForecasterConfig, build_forecaster
 from cryptoml.training.losses import multi_task_losses
 from cryptoml.training.maml import MetaLearningMAML
@@ -290,6 +291,14 @@ def test_several_inputs_and_labels():
     learner.meta_loss((x, mask), y, (x, mask), y, loss).backward()
     assert learner.batching == "vmap"
     learner.adapt((x[0], mask[0]), {"y": y["y"][0]}, loss)
+
+
+def test_a_meta_loss_that_is_not_finite_changes_nothing():
+    learner, x = MetaLearningMAML(nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))), torch.randn(2, 3, 1)
+    before = copy.deepcopy(learner.state_dict())
+    with pytest.raises(DataError, match="meta-training loss and gradient must be finite, were not at a loss of nan"):
+        learner.outer_step(x, x, x, x * torch.nan, mse_loss, torch.optim.Adam(learner.parameters()))
+    assert all(torch.equal(values, before[name]) for name, values in learner.state_dict().items())
 
 
 def test_learned_rates_lie_where_the_base_does_and_are_as_precise():
