@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -161,7 +162,7 @@ def test_served_over_tls_as_offline(deployed: Deployed, today: Any) -> None:
             client.adapt(["BTCUSDT"])
     expected = {one.symbol: one.direction["UP"] for one in Predictor(today.bundle).predict(today.frames)}
     assert told == pytest.approx(expected, abs=1e-6)
-    answer = httpx.get(f"{deployed.address}/healthz", verify=str(deployed.certificate))
+    answer = httpx.get(f"{deployed.address}/healthz", verify=ssl.create_default_context(cafile=deployed.certificate))
     assert answer.headers["strict-transport-security"].startswith("max-age=")
     with pytest.raises(httpx.TransportError):
         httpx.get(deployed.address.replace("https", "http") + "/healthz", timeout=10)
