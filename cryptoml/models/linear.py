@@ -32,7 +32,7 @@ class DecomposedLinearEncoder(Encoder):
     ) -> None:
         super().__init__()
         self.memory = lookback
-        trend_bars = min(trend_bars, (lookback + 1) // 2)
+        trend_bars = min(trend_bars, lookback, max(2, (lookback + 1) // 2))  # an average over one bar leaves no remainder
         self.embedding = MaskedLinear(input_size, hidden_size)
         self.static = None if static_size is None else nn.Linear(static_size, hidden_size, bias=False)
         self.remainder = nn.Parameter(torch.zeros(hidden_size, lookback))

@@ -58,7 +58,7 @@ class PatchTransformerEncoder(Encoder):
         hidden_size: width of all states.
         num_heads: attention heads, a divisor of `hidden_size`.
         lookback: upper limit of the bars that an output sees.
-        patch_bars: bars of a patch, at most half of `lookback`.
+        patch_bars: bars of a patch, at most `lookback / (num_layers + 1)`, so that every layer has a patch to look back to.
         num_layers: attention layers; together they reach over `lookback`.
         static_size: width of the static covariates, or None without them.
         dropout: fraction dropped after each part of a layer.
@@ -79,7 +79,7 @@ class PatchTransformerEncoder(Encoder):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        self.patch_bars = max(1, min(patch_bars, lookback // 2))
+        self.patch_bars = max(1, min(patch_bars, lookback // (num_layers + 1)))
         reach = 1 + (lookback // self.patch_bars - 1) // num_layers
         self.memory = self.patch_bars * (1 + num_layers * (reach - 1))
         self.embedding = MaskedLinear(input_size, hidden_size)

@@ -130,8 +130,9 @@ def test_present_assets_do_influence_others() -> None:
 
 
 @every_architecture
-def test_gradient_reaches_every_parameter(architecture: str) -> None:
-    model, (features, mask) = make_model(architecture), make_inputs()
+@pytest.mark.parametrize("settings", [{}, {"lookback": 2}, {"num_layers": 3}, {"lookback": 12, "num_layers": 2}])
+def test_gradient_reaches_every_parameter(architecture: str, settings: dict[str, int]) -> None:
+    model, (features, mask) = make_model(architecture, **settings), make_inputs()
     dense = model.dense(features, mask)
     sum(torch.sin(part * torch.arange(1, 1 + part.shape[-1])).sum() for part in dense).backward()
     unreached = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
