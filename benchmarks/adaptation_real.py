@@ -54,9 +54,9 @@ def main(arguments: RealArguments) -> int:
     """Run the benchmark and return the exit code."""
     torch.set_num_threads(1)
     began = time.perf_counter()
-    whole, _ = load_panel(
+    whole = load_panel(
         arguments.data, symbols=arguments.symbols, start=arguments.train_start, end=arguments.test_end, timeframe="1h"
-    )
+    ).panel
     cut = int(whole.timestamps.searchsorted(pd.Timestamp(arguments.train_end, tz="UTC")))
     past = whole.slice_time(None, cut)
     regimes = _market_regimes(past)
