@@ -121,7 +121,7 @@ def _quality(problem: Problem, seeds: int) -> list[Bar]:
     bars, ratios, gains = [], [], []
     for seed in range(seeds):
         plain, plain_seconds = problem.sweep(seed, sampler="random", pruner="none")
-        pruned, pruned_seconds = problem.sweep(seed, num_trials=2 * problem.config.num_trials)
+        pruned, pruned_seconds = problem.sweep(seed, num_trials=2 * problem.config.num_trials, pruner="asha")
         best = [min(trial.cost for trial in trials) for trials in (pruned, plain)]
         stopped = sum(trial.state == "PRUNED" for trial in pruned)
         ratios.append(pruned_seconds / plain_seconds)

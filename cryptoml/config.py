@@ -164,6 +164,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "sweep": {
             "num_trials": 50,
             "max_epochs": 20,
+            "pruner": "asha",
             "space": {
                 "search": (
                     *("dropout", "learning_rate", "weight_decay", "loss", "batch_size"),

@@ -207,7 +207,7 @@ def _trainer(run: _Run) -> TorchTrainer:
     return TorchTrainer(
         _work,
         train_loop_config={"run": run},
-        torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if workers.gpus and torch.distributed.is_nccl_available() else "gloo"),
         scaling_config=train.ScalingConfig(
             num_workers=workers.num_workers if workers.num_workers > 1 else 0,  # 0 is Train's word for "in this process"
             use_gpu=workers.gpus > 0,
@@ -242,8 +242,7 @@ def _work(config: dict[str, Any]) -> None:
     store, context = run.store, train.get_context()
     store.require_visible()
     torch.set_num_threads(run.workers.threads)
-    device = train.torch.get_device() if run.workers.gpus else torch.device("cpu")
-    rank = context.get_world_rank()
+    device, rank = _device(run.workers.gpus), context.get_world_rank()
     task = run.task if run.until is None else replace(run.task, training=run.task.training.updated(max_epochs=run.until))
 
     def report(event: EpochEnd) -> None:
@@ -263,3 +262,11 @@ def _work(config: dict[str, Any]) -> None:
     )
     if rank == 0 and run.until is None:
         store.publish_fitted(fitted)
+
+
+def _device(gpus: float) -> torch.device:
+    """Return the worker's device; of a shared GPU it takes no more memory than its share."""
+    device = train.torch.get_device() if gpus else torch.device("cpu")
+    if device.type == "cuda" and gpus < 1:
+        torch.cuda.set_per_process_memory_fraction(gpus, device)
+    return device

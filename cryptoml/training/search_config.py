@@ -2,9 +2,11 @@
 
 from typing import Literal, Self, get_args
 
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from cryptoml.training.halving import SuccessiveHalving
 
 __all__ = ["OBJECTIVES", "ObjectiveName", "SearchConfig", "make_pruner", "make_sampler"]
 
@@ -36,7 +38,7 @@ class SearchConfig(BaseModel):
     pruner: Literal["asha", "hyperband", "median", "none"] = Field(
         "median",
         description="Which trials end early, by epochs; only with loss as the single objective. median ends the worse half, "
-        "every third epoch; asha and hyperband end more, which pays where trials are hundreds and ranks settle early",
+        "every third epoch, once four are complete; asha and hyperband end more, which pays from some dozen trials on",
     )
     grace_epochs: int = Field(1, ge=1, description="Epochs that every trial may run")
     reduction_factor: int = Field(3, ge=2, description="asha, hyperband: one trial in this many goes on at each rung")
@@ -70,5 +72,5 @@ def make_pruner(config: SearchConfig, max_steps: int) -> BasePruner:
     if config.pruner == "median":
         return MedianPruner(n_startup_trials=4, n_warmup_steps=config.grace_epochs, interval_steps=MEDIAN_INTERVAL)
     if config.pruner == "asha":
-        return SuccessiveHalvingPruner(min_resource=config.grace_epochs, reduction_factor=config.reduction_factor)
+        return SuccessiveHalving(config.grace_epochs, config.reduction_factor)
     return HyperbandPruner(min_resource=config.grace_epochs, max_resource=max_steps, reduction_factor=config.reduction_factor)
