@@ -161,7 +161,9 @@ class LocalFeatures:
             return error
 
     async def _explained(self, model: ServedModel, question: Question, wanted: bool) -> dict[str, list[TopFeature]]:
-        asked = [symbol for symbol in question.intake.order if symbol in question.intake.usable] if wanted else []
+        if not wanted:
+            return {}
+        asked = [symbol for symbol in question.intake.order if symbol in question.intake.usable]
         return await asyncio.to_thread(lambda: {symbol: top_features(model, question, symbol) for symbol in asked})
 
     async def _frames_before(self, model: ServedModel, symbols: Sequence[str], now: pd.Timestamp) -> dict[str, pd.DataFrame]:

@@ -89,6 +89,7 @@ def _repeat(works: Sequence[Callable[[], None]], seen: Seen, ended: Callable[[],
             except Exception as error:
                 seen.failed.append(f"{work.__name__}: {error!r}")
             (folder / "answers").write_text(str(seen.answers))
+            (folder / "bars").write_text(str(sum(seen.acknowledged.values())))
             time.sleep(PAUSE_SECONDS)
 
     threads = [threading.Thread(target=loop, args=(work,)) for work in works]

@@ -28,6 +28,8 @@ pytestmark = [
 ]
 AFTER = 25
 """Compared answers after the loss."""
+MORE_BARS = 6
+"""Bars accepted after the loss."""
 SECONDS = 240.0
 ENVIRONMENT = HEALTH | {
     "RAY_AUTH_MODE": "token",
@@ -98,9 +100,10 @@ def tool(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def answers(folder: Path) -> int:
+def count(folder: Path, name: str) -> int:
+    """Return how many `answers` or `bars` the bot has seen so far."""
     with suppress(OSError, ValueError):
-        return int((folder / "answers").read_text())
+        return int((folder / name).read_text())
     return 0
 
 
@@ -112,13 +115,14 @@ def test_a_node_is_killed_under_load(shared: Path, capsys: pytest.CaptureFixture
         asking = net.hosts["bot"].spawn(
             [sys.executable, "-m", "tests.cluster.bot", str(shared), *urls], ENVIRONMENT, "/tmp/bot.log"
         )
-        wait_until(lambda: answers(shared) >= 10, SECONDS, "ten answers")
+        wait_until(lambda: count(shared, "answers") >= 10, SECONDS, "ten answers")
         assert net.hosts["worker"].processes("ray::ServeReplica"), "no replica runs on the host that is to be killed"
         net.hosts["worker"].lose_power()
-        killed, told = time.monotonic(), answers(shared)
-        wait_until(lambda: answers(shared) > told, SECONDS, "an answer after the loss")
+        killed, told, put = time.monotonic(), count(shared, "answers"), count(shared, "bars")
+        wait_until(lambda: count(shared, "answers") > told, SECONDS, "an answer after the loss")
         silent = time.monotonic() - killed
-        wait_until(lambda: answers(shared) >= told + AFTER, SECONDS, "answers after the loss")
+        wait_until(lambda: count(shared, "answers") >= told + AFTER, SECONDS, "answers after the loss")
+        wait_until(lambda: count(shared, "bars") >= put + MORE_BARS, SECONDS, "bars accepted after the loss")
         (shared / "stop").touch()
         assert asking.wait(timeout=120) == 0, log(net.hosts["bot"], "bot")[-3000:]
     seen = json.loads((shared / "seen.json").read_text())
