@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import pandas as pd
-from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from cryptoml.errors import BundleError
@@ -80,9 +79,7 @@ class LocalFeatures:
         self._store = AdaptationStore(args.state)
         self._forecasting = Forecasting(members, adapter, self._store)
         self._adapter: Any = adapter
-        self._latest: tuple[Any, Predictions | None] = (None, None)
-        size, wait = args.batching.max_size, args.batching.wait_ms / 1e3
-        self._in_batches = serve.batch(max_batch_size=size, batch_wait_timeout_s=wait)(self._batch)  # a queue of its own
+        self._latest: tuple[Any, asyncio.Future[Predictions | None] | None] = (None, None)
 
     async def info(self) -> ModelInfo:
         """Describe the model that serves."""
@@ -109,8 +106,7 @@ class LocalFeatures:
         Raises:
             ServiceError: A symbol is unknown, no bars are kept of it, or the adaptation cannot be used.
         """
-        slow = request.explain or request.as_of is not None  # nobody else should wait for these
-        found = (await self._batch([request]))[0] if slow else await self._in_batches(request)
+        (found,) = await self._batch([request])
         if isinstance(found, ServiceError):
             raise found
         return found
@@ -132,9 +128,17 @@ class LocalFeatures:
         """Return the forecast of all symbols, which is one array of features wherever the bars and the model are the same."""
         question = window.question
         self._note(model, window)
-        if not (self._args.batching.remember and self._latest[0] is question.features):
-            self._latest = (question.features, await self._forecasting.forecast(model, question))
-        return self._latest[1]
+        features, forecast = self._latest
+        if forecast is None or features is not question.features or not self._may_share(forecast):
+            forecast = asyncio.ensure_future(self._forecasting.forecast(model, question))
+            self._latest = (question.features, forecast)
+        return await asyncio.shield(forecast)
+
+    def _may_share(self, forecast: asyncio.Future[Predictions | None]) -> bool:
+        """Tell whether a forecast of the same bars answers one more request: one under way, or a good one if remembered."""
+        if not forecast.done():
+            return self._args.batching.max_size > 1
+        return self._args.batching.remember and not forecast.cancelled() and forecast.exception() is None
 
     def _note(self, model: ServedModel, window: KeptWindow) -> None:
         question = window.question

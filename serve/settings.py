@@ -26,8 +26,9 @@ class Batching(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    max_size: int = Field(32, ge=1, description="Requests answered from one forecast, or stacked on an accelerator")
-    wait_ms: float = Field(0.0, ge=0, description="Wait for more of them; those that come while others are answered wait anyway")
+    max_size: int = Field(
+        32, ge=1, description="Windows forecast in one pass by a member; with 1 nobody shares a forecast that is under way"
+    )
     remember: bool = Field(
         True, description="Whether a forecast of kept bars also answers those who ask later, until bars change"
     )
