@@ -54,7 +54,7 @@ class Arena:
     @classmethod
     def of(cls, trained: Trained, panel: Panel, arrays: AdapterArrays, features: np.ndarray | None = None) -> "Arena":
         """Forecast a market; `features` are its scaled ones, computed where None."""
-        features, targets = trained.scaled(panel) if features is None else features, make_targets(panel, TARGETS)
+        features, targets = trained.scaled(panel) if features is None else features, make_targets(panel, trained.targets)
         tensors = {name: torch.from_numpy(value) for name, value in vars(targets).items() if isinstance(value, np.ndarray)}
         labels = {name: value.transpose(0, 1).contiguous() for name, value in normalised_labels(tensors, TARGETS).items()}
         predictions = _in_sigmas(trained.ensemble, features)

@@ -3,8 +3,8 @@
 python -m benchmarks.adaptation_real DIR
 
 Nobody knows the regimes of a real market. Every `every` bars of the test year the model is adapted to the newest bars and
-judged on the 96 bars that follow, as in `benchmarks.adaptation`; lines are told apart by what most symbols did over the day
-that begins with the support: the regime label, which neither model nor adaptation sees.
+judged on the 96 bars that follow, as in `benchmarks.adaptation`; lines are told apart by the regime label of the bar that
+begins the support, which neither model nor adaptation sees.
 """
 
 import sys
@@ -23,7 +23,7 @@ from benchmarks.bars import Bar, report
 from benchmarks.regime_markets import TARGETS, train_on
 from cryptoml.data.loading import load_panel
 from cryptoml.data.panel import Panel
-from cryptoml.features.targets import REGIMES, make_targets
+from cryptoml.features.targets import REGIMES, TargetConfig, make_targets, with_regimes
 from cryptoml.training.adaptation import AdaptationConfig
 
 __all__ = ["RealArguments", "main"]
@@ -59,12 +59,12 @@ def main(arguments: RealArguments) -> int:
     ).panel
     cut = int(whole.timestamps.searchsorted(pd.Timestamp(arguments.train_end, tz="UTC")))
     past = whole.slice_time(None, cut)
-    regimes = _market_regimes(past)
+    regimes = _market_regimes(past, with_regimes(TARGETS, past))
     trained = train_on(past, regimes, arguments.seed, arguments.epochs, arguments.models and arguments.models / "real")
     arrays = trained.rehearse(AdaptationConfig())
     rate = tuned_rate(Arena.of(trained, past, arrays, trained.data.features), regimes)
     sys.stdout.write(f"prepared in {time.perf_counter() - began:.0f} s, fine-tuning at {rate:g}\n")
-    arena, followed = Arena.of(trained, whole, arrays), _market_regimes(whole)
+    arena, followed = Arena.of(trained, whole, arrays), _market_regimes(whole, trained.targets)
     starts = range(cut, whole.num_bars - LONGEST - QUERY_BARS - TARGETS.primary_horizon, arguments.every)
     rows: list[Row] = []
     for code, name in enumerate(REGIMES):
@@ -77,11 +77,9 @@ def main(arguments: RealArguments) -> int:
     return report("Adaptation on real candles: upper end of the interval of the difference in loss", found)
 
 
-def _market_regimes(panel: Panel) -> np.ndarray:
-    """Return the regime label that most symbols have at each bar, -1 where none has one."""
-    labels = make_targets(panel, TARGETS).regime
-    counts = np.stack([(labels == code).sum(axis=0) for code in range(len(REGIMES))])
-    return np.where(counts.sum(axis=0) > 0, counts.argmax(axis=0), -1)
+def _market_regimes(panel: Panel, targets: TargetConfig) -> np.ndarray:
+    """Return the market's regime label at each bar, -1 where there is none."""
+    return make_targets(panel, targets).regime.max(axis=0)
 
 
 if __name__ == "__main__":

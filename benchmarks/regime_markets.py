@@ -15,13 +15,13 @@ from cryptoml.data.synthetic.dynamics import REGIMES, make_dynamics, simulate
 from cryptoml.features.engineer import AdvancedFeatureEngineer, FeaturePanel, build_features
 from cryptoml.features.scaling import FeatureScaler, ScalingConfig
 from cryptoml.features.selection import CORE_FEATURES
-from cryptoml.features.targets import TargetConfig, make_targets
+from cryptoml.features.targets import TargetConfig, make_targets, with_regimes
 from cryptoml.models.bundle import Bundle, load_bundle, save_bundle
 from cryptoml.models.ensemble import Ensemble
 from cryptoml.trading.config import TradingConfig
 from cryptoml.training.adaptation import AdaptationConfig, AdapterArrays
 from cryptoml.training.config import TrainingConfig
-from cryptoml.training.fold import calibrated, forecast_member, scale_fold
+from cryptoml.training.fold import ScaledFold, calibrated, forecast_member, scale_fold
 from cryptoml.training.member import FoldData, MemberConfig, fit_member
 from cryptoml.training.rehearsal import learn_adapter
 
@@ -59,6 +59,7 @@ class Trained:
         panel: Its past.
         data: Scaled features and labels of its past.
         regimes: True regime at each bar of its past.
+        targets: Settings of the labels, with regimes as its past showed them.
     """
 
     ensemble: Ensemble
@@ -67,6 +68,7 @@ class Trained:
     panel: Panel
     data: FoldData
     regimes: np.ndarray
+    targets: TargetConfig
 
     def scaled(self, panel: Panel) -> np.ndarray:
         """Return the scaled features of a panel."""
@@ -74,7 +76,7 @@ class Trained:
 
     def rehearse(self, config: AdaptationConfig) -> AdapterArrays:
         """Learn to adapt on the past alone."""
-        return learn_adapter(self.ensemble, self.panel, self.engineer, self.scaler, TARGETS, LOOKBACK, config)
+        return learn_adapter(self.ensemble, self.panel, self.engineer, self.scaler, self.targets, LOOKBACK, config)
 
 
 def unseen_regimes(num_bars: int) -> list[Unseen]:
@@ -82,13 +84,15 @@ def unseen_regimes(num_bars: int) -> list[Unseen]:
     known = [Unseen(name, index, _market(num_bars, index, LONG)) for index, name in enumerate(REGIMES)]
     loud = REGIMES.index("HIGH_VOL")
     base = _market(num_bars, loud, LONG)
+    known_volatility = base.regime_volatility[:loud]
     strange = {
-        "CRASH": {"regime_drift": (0.04, -0.04, 0.0, -0.15), "regime_volatility": (1.0, 1.1, 0.7, 3.0)},
-        "MANIA": {"regime_drift": (0.04, -0.04, 0.0, 0.15), "regime_volatility": (1.0, 1.1, 0.7, 1.5)},
-        "CALM": {"regime_volatility": (1.0, 1.1, 0.7, 0.35)},
+        "CRASH": {"regime_drift": (0.04, -0.04, 0.0, -0.15), "regime_volatility": (*known_volatility, 2.8)},
+        "MANIA": {"regime_drift": (0.04, -0.04, 0.0, 0.15), "regime_volatility": (*known_volatility, 1.6)},
+        "CALM": {"regime_volatility": (*known_volatility, 0.16)},
     }
     novel = [Unseen(name, loud, base.model_copy(update=changes)) for name, changes in strange.items()]
-    faded = base.model_copy(update={"flow_strength": 0.0, "lead_lag_strength": 0.0, "regime_volatility": (1.0, 1.1, 0.7, 1.0)})
+    quiet = (*known_volatility, 0.8)
+    faded = base.model_copy(update={"flow_strength": 0.0, "lead_lag_strength": 0.0, "regime_volatility": quiet})
     return [*known, *novel, Unseen("FADED", loud, faded)]
 
 
@@ -122,15 +126,17 @@ def train(config: MarketConfig, seed: int, epochs: int, kept: Path | None = None
 def train_on(panel: Panel, regimes: np.ndarray, seed: int, epochs: int, kept: Path | None = None) -> Trained:
     """Train and calibrate on a panel, as `train` does."""
     engineer = AdvancedFeatureEngineer({"include": CORE_FEATURES})
-    features, targets = build_features(panel, engineer), make_targets(panel, TARGETS)
-    scaled = scale_fold(features, targets, _fold(panel, targets.label_bars), TARGETS, ScalingConfig())
+    fold = _fold(panel, TARGETS.horizons[-1])
+    config = with_regimes(TARGETS, panel.slice_time(fold.train.start, fold.train.stop))
+    features = build_features(panel, engineer)
+    scaled = scale_fold(features, make_targets(panel, config), fold, config, ScalingConfig())
     if kept is not None and kept.exists():
         ensemble = load_bundle(kept).ensemble
     else:
         ensemble = fit(scaled.data, seed, epochs)
         if kept is not None:
-            save_bundle(kept, _bundle(ensemble, panel, features, engineer, scaled.scaler))
-    return Trained(ensemble, engineer, scaled.scaler, panel, scaled.data, regimes)
+            save_bundle(kept, _bundle(ensemble, panel, features, engineer, scaled))
+    return Trained(ensemble, engineer, scaled.scaler, panel, scaled.data, regimes, config)
 
 
 def fit(data: FoldData, seed: int, epochs: int) -> Ensemble:
@@ -142,7 +148,7 @@ def fit(data: FoldData, seed: int, epochs: int) -> Ensemble:
 
 
 def _bundle(
-    ensemble: Ensemble, panel: Panel, features: FeaturePanel, engineer: AdvancedFeatureEngineer, scaler: FeatureScaler
+    ensemble: Ensemble, panel: Panel, features: FeaturePanel, engineer: AdvancedFeatureEngineer, scaled: ScaledFold
 ) -> Bundle:
     lookbacks = engineer.catalogue().set_index("name")["lookback"]
     return Bundle(
@@ -153,8 +159,8 @@ def _bundle(
         feature_names=features.names,
         feature_lookbacks=tuple(int(lookbacks[name]) for name in features.names),
         feature_config={"include": CORE_FEATURES},
-        scaler=scaler.to_arrays(),
-        target_config=TARGETS.model_dump(mode="json"),
+        scaler=scaled.scaler.to_arrays(),
+        target_config=scaled.data.config.model_dump(mode="json"),
         trading_config=TradingConfig().model_dump(mode="json"),
         metrics={},
         data_fingerprint=panel.fingerprint(),

@@ -37,7 +37,7 @@ from cryptoml.evaluation.trading_score import TradingScore
 from cryptoml.evaluation.trials import TrialReturns, selection_figures, trial_returns
 from cryptoml.features.engineer import AdvancedFeatureEngineer, FeaturePanel
 from cryptoml.features.scaling import FeatureScaler
-from cryptoml.features.targets import Targets, make_targets
+from cryptoml.features.targets import Targets, make_targets, with_regimes
 from cryptoml.models.bundle import Bundle, save_bundle
 from cryptoml.models.ensemble import Ensemble
 from cryptoml.training.adaptation import AdapterArrays
@@ -112,6 +112,8 @@ class Pipeline:
         panel = market.panel
         config = config.updated(timeframe=panel.timeframe, features={"timeframe": panel.timeframe})
         folds = plan_folds(config, panel, train_end)
+        known = panel.slice_time(folds[0].train.start, folds[0].train.stop)
+        config = config.model_copy(update={"targets": with_regimes(config.targets, known)})
         parts = [config.fingerprint(), panel.fingerprint(), repr(folds), version("cryptoml"), version("torch")]
         key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
         return cls(config, market, folds, RunFolder(out, key), stages or Stages())

@@ -36,7 +36,16 @@ from cryptoml.models.forecaster import Forecaster
 from cryptoml.training.adaptation import AdapterArrays, adapt_through, build_learner
 from cryptoml.training.checkpoint import read_tensors, write_tensors
 from cryptoml.training.fold import calibrated, forecast_member, forecast_test, scale_fold
-from cryptoml.training.member import CONTROL, FittedMember, FoldData, MemberTask, fit_member, load_fitted, save_fitted
+from cryptoml.training.member import (
+    CONTROL,
+    FittedMember,
+    FoldData,
+    MemberTask,
+    fit_member,
+    load_fitted,
+    regime_columns,
+    save_fitted,
+)
 from cryptoml.training.rehearsal import learn_adapter
 from cryptoml.training.renewal import renew
 from cryptoml.training.search import Engine, run_here
@@ -308,7 +317,8 @@ def _ablations(task: MemberTask) -> list[MemberTask]:
     present = [category for category in CATEGORIES if any(category_of(name) == category for name in task.feature_names)]
     for category in present if len(present) > 1 else []:
         columns = columns_of(task.feature_names, [one for one in present if one != category])
-        forecaster = task.forecaster.model_copy(update={"columns": columns})
+        read = {"columns": columns, "regime_columns": regime_columns(task.feature_names, columns)}
+        forecaster = task.forecaster.model_copy(update=read)
         found.append(replace(task, name=f"without_{category}", forecaster=forecaster))
     return found
 

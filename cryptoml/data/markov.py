@@ -28,19 +28,19 @@ def student_evidence(distance: np.ndarray, scale: np.ndarray, degrees: float, di
 
 
 def filter_states(evidence: np.ndarray, transitions: np.ndarray) -> np.ndarray:
-    """Return P(state of bar t | bars up to t) `[time, state]`; a bar of NaN evidence says nothing.
+    """Return P(state of bar t | bars up to t) `[..., time, state]`; a bar of NaN evidence says nothing.
 
     Args:
-        evidence: Log-likelihood of each bar under each state `[time, state]`, up to a constant per bar.
+        evidence: Log-likelihood of each bar under each state `[..., time, state]`, up to a constant per bar.
         transitions: P(next state | state) `[state, state]`.
     """
     likelihood = _likelihood(evidence)
     filtered = np.empty_like(likelihood)
-    state = np.full(len(transitions), 1 / len(transitions))
-    for bar, seen in enumerate(likelihood):
-        state = (state @ transitions) * seen
-        state /= state.sum()
-        filtered[bar] = state
+    state = np.full(likelihood[..., 0, :].shape, 1 / len(transitions))
+    for bar in range(likelihood.shape[-2]):
+        state = (state @ transitions) * likelihood[..., bar, :]
+        state /= state.sum(axis=-1, keepdims=True)
+        filtered[..., bar, :] = state
     return filtered
 
 
@@ -56,5 +56,5 @@ def with_hindsight(filtered: np.ndarray, evidence: np.ndarray, transitions: np.n
 
 
 def _likelihood(evidence: np.ndarray) -> np.ndarray:
-    silent = np.isnan(evidence).any(axis=1, keepdims=True)
-    return np.exp(np.where(silent, 0.0, evidence - evidence.max(axis=1, keepdims=True)))
+    silent = np.isnan(evidence).any(axis=-1, keepdims=True)
+    return np.exp(np.where(silent, 0.0, evidence - evidence.max(axis=-1, keepdims=True)))

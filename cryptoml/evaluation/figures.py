@@ -197,7 +197,7 @@ def year_breakdown(inputs: EvaluationInput, forecasts: Forecasts, account: Accou
 
 
 def regime_breakdown(inputs: EvaluationInput, forecasts: Forecasts, account: Account) -> dict[str, Figures]:
-    """The main figures by the regime that followed (known only afterwards)."""
+    """The main figures by the market's regime (known for sure only afterwards)."""
     regime = inputs.targets.regime[:, inputs.bars]
     breakdown = {}
     for code, name in enumerate(REGIMES):

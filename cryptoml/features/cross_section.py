@@ -16,6 +16,7 @@ from cryptoml.features.rolling import (
     ema,
     ema_window,
     rolling_comoment,
+    rolling_mean,
     rolling_moments,
     rolling_std,
     rolling_sum,
@@ -27,6 +28,7 @@ __all__: list[str] = []
 FloatArray = NDArray[np.float64]
 JEGADEESH = "Jegadeesh & Titman 1993"
 SHARPE = "Sharpe 1964"
+MOSKOWITZ = "Moskowitz, Ooi & Pedersen 2012"
 LO = "Lo & MacKinlay 1990, lead-lag effects"
 LEAD_SPANS = (hours(4), hours(16), hours(48))
 LEAD_HALFLIFE = hours(16)
@@ -231,3 +233,33 @@ def peer_lead(market: Market, halflife: int, n: int) -> FloatArray:
 def breadth(market: Market, n: int) -> FloatArray:
     """Mean over assets of the sign of the log return of n bars"""
     return np.broadcast_to(Market.mean(np.sign(_return(market, n))), market.present.shape)
+
+
+@feature("cross_section", lookback=lambda n: n + 1, params=(1,), source=SHARPE)
+def market_return(market: Market, n: int) -> FloatArray:
+    """Mean over assets of the log return of a bar, summed over n bars"""
+    return np.broadcast_to(rolling_sum(market.market_return, n), market.present.shape)
+
+
+@feature(
+    "cross_section",
+    lookback=lambda n, m: m,
+    params=((1, days(80)), (days(1), days(80)), (days(5), days(80))),
+    inputs=("high", "low"),
+    source="Alizadeh, Brandt & Diebold 2002",
+)
+def market_loudness(market: Market, n: int, m: int) -> FloatArray:
+    """Mean over assets of ln(mean of ln(high / low) over n bars / that over m bars)"""
+    log_range = np.where(market.present, np.log(market.columns["high"] / market.columns["low"]), np.nan)
+    recent, usual = rolling_mean(log_range, n), rolling_mean(log_range, m)
+    moved = (recent > 0) & (usual > 0)
+    loudness = np.log(safe_ratio(np.where(moved, recent, np.nan), np.where(moved, usual, np.nan)))
+    return np.broadcast_to(Market.mean(loudness), market.present.shape)
+
+
+@feature("cross_section", lookback=lambda n: n + 1, params=(days(1, at_least=2), days(5), days(10)), source=MOSKOWITZ)
+def market_trend(market: Market, n: int) -> FloatArray:
+    """sum_n(market) / (std_n(market) sqrt(n)), market the equally weighted mean return; 0 where nothing moved"""
+    spread = rolling_std(market.market_return, n) * np.sqrt(n)
+    trend = safe_ratio(rolling_sum(market.market_return, n), spread, 0.0)
+    return np.broadcast_to(trend, market.present.shape)

@@ -111,7 +111,7 @@ class Market:
 
 def market_from_panel(panel: Panel) -> Market:
     """Return a panel's candles as a market."""
-    columns = {name: panel.field(name) for name in ("close", "volume")}
+    columns = {name: panel.field(name) for name in ("high", "low", "close", "volume")}
     return Market(panel.timestamps, panel.timeframe, columns, leader_of(panel.symbols))
 
 

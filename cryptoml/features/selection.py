@@ -60,6 +60,9 @@ CORE_FEATURES: tuple[str, ...] = (
     "cross_section_leader_lead_16h",
     "cross_section_peer_lead_*",
     "cross_section_breadth_1d",
+    "cross_section_market_return_1",
+    "cross_section_market_loudness_*",
+    "cross_section_market_trend_*",
 )
 """One or two features for each idea in the catalogue, by pattern; about sixty in all."""
 

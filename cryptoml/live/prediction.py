@@ -30,9 +30,9 @@ class Prediction:
         symbol: In the lake's spelling.
         timestamp: Open of the last closed bar, UTC; None where there is no usable bar.
         available_at: Close of that bar: the instant from which the forecast could be known.
-        horizon_bars: Horizon of direction, volatility, regime and position size.
+        horizon_bars: Horizon of direction, volatility and position size.
         direction: Calibrated probability of DOWN, SIDEWAYS and UP, or empty.
-        regime: Probability of BULL, BEAR, RANGING and HIGH_VOL over the horizon, or empty.
+        regime: Probability that the market is BULL, BEAR, RANGING or HIGH_VOL at the bar, or empty.
         volatility: Square root of the summed squared log returns expected over the horizon.
         position_size: The model's own risk-adjusted fraction in [0, 1]; the traded size is in `signal`.
         quantiles: Horizon in bars -> level -> log return from the last close.

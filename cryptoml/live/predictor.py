@@ -78,7 +78,7 @@ class Predictor:
 
     @property
     def horizon_bars(self) -> int:
-        """Horizon of direction, volatility, regime and position size."""
+        """Horizon of direction, volatility and position size."""
         return self._targets.primary_horizon
 
     @property

@@ -75,7 +75,7 @@ class ForecastAdapter(nn.Module):
                 "volatility_on_returns": nn.Parameter(torch.full((len(horizons),), 0.7)),
                 "volatility_on_volatility": nn.Parameter(torch.tensor(0.3)),
                 "volatility_on_sideways": nn.Parameter(torch.tensor(-0.5)),
-                "volatility_on_high_volatility": nn.Parameter(torch.tensor(3.0)),
+                "volatility_on_regime": nn.Parameter(torch.tensor([0.0, 1.0, -3.0, 3.0])),
                 "strength_on_returns": nn.Parameter(torch.ones(len(horizons))),
                 "strength_on_direction": nn.Parameter(torch.tensor(0.5)),
             }
@@ -95,7 +95,6 @@ class ForecastAdapter(nn.Module):
         towards_up = direction.new_tensor([-1.0, 0.0, 1.0])
         towards_sideways = direction.new_tensor([0.0, 1.0, 0.0])
         towards_bull = direction.new_tensor([1.0, -1.0, 0.0, 0.0])
-        towards_loud = direction.new_tensor([0.0, 0.0, 0.0, 1.0])
         middle = quantiles[..., self.middle : self.middle + 1]
         spread = (quantiles - middle) * (effects["volatility_on_returns"] * log_volatility).exp()[:, None]
         median = middle * (effects["strength_on_returns"] * log_strength).exp()[:, None]
@@ -104,9 +103,7 @@ class ForecastAdapter(nn.Module):
             + effects["drift_on_direction"] * drift * towards_up
             + effects["volatility_on_sideways"] * log_volatility * towards_sideways,
             volatility=volatility * (effects["volatility_on_volatility"] * log_volatility).exp(),
-            regime=regime
-            + effects["drift_on_regime"] * drift * towards_bull
-            + effects["volatility_on_high_volatility"] * log_volatility * towards_loud,
+            regime=regime + effects["drift_on_regime"] * drift * towards_bull + effects["volatility_on_regime"] * log_volatility,
             position_size=position_size,
             quantiles=median + (effects["drift_on_returns"] * drift)[:, None] + spread,
         )

@@ -27,7 +27,7 @@ class Predictions:
     Attributes:
         probabilities: `[asset, time, 3]` of DOWN, SIDEWAYS, UP.
         volatility: `[asset, time]` over the primary horizon.
-        regime: `[asset, time, 4]` probabilities of BULL, BEAR, RANGING, HIGH_VOL.
+        regime: `[asset, time, 4]` probabilities that the market is BULL, BEAR, RANGING, HIGH_VOL.
         position_size: `[asset, time]` in [0, 1].
         quantiles: `[asset, time, horizon, quantile]`, log returns, sorted along the last axis.
     """

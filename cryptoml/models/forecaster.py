@@ -20,6 +20,7 @@ from cryptoml.models.layers import QuantileHead
 from cryptoml.models.linear import DecomposedLinearEncoder
 from cryptoml.models.multitask import MultiTaskLearningHead
 from cryptoml.models.patch import PatchTransformerEncoder
+from cryptoml.models.regime_filter import RegimeFilter
 from cryptoml.models.tcn import TemporalConvolutionEncoder
 
 __all__ = ["ARCHITECTURES", "Forecast", "Forecaster", "ForecasterConfig", "build_encoder", "build_forecaster"]
@@ -73,6 +74,10 @@ class ForecasterConfig(BaseModel):
     graph: bool = Field(True, description="attend across assets")
     dynamic_graph: bool = Field(True, description="score pairs as GATv2; costs hidden_size per pair of assets")
 
+    regime_columns: tuple[int, ...] | None = Field(
+        None, min_length=1, description="features by which a filter tells the regime; the network does if None"
+    )
+
     @model_validator(mode="after")
     def _check(self) -> "ForecasterConfig":
         if self.hidden_size % self.num_heads:
@@ -80,6 +85,8 @@ class ForecasterConfig(BaseModel):
         columns = list(self.columns or ())
         if columns != sorted(set(columns)) or any(not 0 <= column < self.num_features for column in columns):
             raise ValueError(f"columns must increase within 0 and {self.num_features - 1}, was {self.columns}")
+        if any(not 0 <= column < self.num_features for column in self.regime_columns or ()):
+            raise ValueError(f"regime_columns must be within 0 and {self.num_features - 1}, was {self.regime_columns}")
         if list(self.horizons) != sorted(set(self.horizons)) or self.horizons[0] < 1:
             raise ValueError(f"horizons must increase from at least 1 bar, was {self.horizons}")
         if list(self.quantiles) != sorted(set(self.quantiles)) or not 0.0 < self.quantiles[0] <= self.quantiles[-1] < 1.0:
@@ -167,6 +174,7 @@ class Forecaster(nn.Module):
         self.graph = _graph(config)
         self.heads = MultiTaskLearningHead(config.hidden_size, config.hidden_size, config.dropout)
         self.quantiles = QuantileHead(config.hidden_size, len(config.horizons), config.quantiles)
+        self.regime = RegimeFilter(len(config.regime_columns)) if config.regime_columns else None
 
     def forward(self, features: Float[Tensor, "batch asset time feature"], mask: Tensor | None = None) -> Forecast:
         """Forecast from the last bar of each window: axes `[batch, asset, ...]`.
@@ -180,13 +188,14 @@ class Forecaster(nn.Module):
         """
         values, present = self._clean(features, mask)
         hidden = self._encode(values, present, last_only=True)
-        forecast = self._forecast(hidden, present[:, :, -1:].any(dim=-1))
+        forecast = self._forecast(hidden, present[:, :, -1:].any(dim=-1), self._regimes(features, mask, last_only=True))
         return Forecast(*(part.squeeze(2) for part in forecast))
 
     def dense(self, features: Float[Tensor, "batch asset time feature"], mask: Tensor | None = None) -> Forecast:
         """Forecast from every bar in one pass: axes `[batch, asset, time, ...]`; bar t equals forward up to t."""
         values, present = self._clean(features, mask)
-        return self._forecast(self._encode(values, present, last_only=False), present.any(dim=-1))
+        hidden = self._encode(values, present, last_only=False)
+        return self._forecast(hidden, present.any(dim=-1), self._regimes(features, mask))
 
     def windowed(self, features: Float[Tensor, "asset time feature"], context: int, mask: Tensor | None = None) -> Forecast:
         """Forecast from every bar that has `context` bars of history: axes `[asset, origin, ...]`.
@@ -205,7 +214,8 @@ class Forecaster(nn.Module):
             hidden = self.encoder.temporal(embedded, static)[:, context - 1 :]
         else:
             hidden = self._unfolded(embedded, static, context)
-        forecast = self._forecast(hidden[None], present[:, :, context - 1 :].any(dim=-1))
+        regimes = self._regimes(features[None], None if mask is None else mask.expand(features.shape)[None], context)
+        forecast = self._forecast(hidden[None], present[:, :, context - 1 :].any(dim=-1), regimes)
         return Forecast(*(part[0] for part in forecast))
 
     def explain(self, features: Float[Tensor, "batch asset time feature"], mask: Tensor | None = None) -> dict[str, Tensor]:
@@ -241,16 +251,32 @@ class Forecaster(nn.Module):
         hidden = self.encoder.temporal(windows, repeated, last_only=True)
         return rearrange(hidden, "(asset origin) 1 hidden -> asset origin hidden", asset=assets)
 
-    def _forecast(self, hidden: Float[Tensor, "batch asset time hidden"], present: Bool[Tensor, "batch asset time"]) -> Forecast:
+    def _forecast(
+        self, hidden: Float[Tensor, "batch asset time hidden"], present: Bool[Tensor, "batch asset time"], regimes: Tensor | None
+    ) -> Forecast:
         mixed = hidden if self.graph is None else self._across_assets(hidden, present)
         tasks = self.heads(mixed)
         return Forecast(
             direction=tasks["price_direction"],
             volatility=tasks["volatility"],
-            regime=tasks["market_regime"],
+            regime=tasks["market_regime"] if regimes is None else regimes,
             position_size=tasks["position_size"],
             quantiles=self.quantiles(mixed),
         )
+
+    def _regimes(
+        self, features: Tensor, mask: Tensor | None, context: int | None = None, *, last_only: bool = False
+    ) -> Float[Tensor, "batch asset query regime"] | None:
+        """Filter the regimes over all bars, or over the `context` bars up to each bar that has them; None without a filter."""
+        if self.regime is None:
+            return None
+        columns = list(self.config.regime_columns or ())
+        seen = features.isfinite() if mask is None else mask.expand(features.shape)
+        readings, present = features[..., columns].nan_to_num(), seen[..., columns].all(dim=-1)
+        if context is None:
+            return self.regime(readings, present, last_only=last_only)
+        windows = rearrange(readings.unfold(2, context, 1), "batch asset origin reading time -> batch asset origin time reading")
+        return self.regime(windows, present.unfold(2, context, 1), last_only=True).squeeze(-2)
 
     def _across_assets(self, hidden: Tensor, present: Tensor) -> Float[Tensor, "batch asset time hidden"]:
         """Run the graph at every bar by itself, as many bars together as keep the pairs of assets few."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from cryptoml.data.splits import Fold, Span
 from cryptoml.data.windows import chunk_spans
 from cryptoml.errors import DataError
+from cryptoml.features.regimes import REGIME_READINGS
 from cryptoml.features.selection import columns_of
 from cryptoml.features.targets import TargetConfig, Targets
 from cryptoml.models.forecaster import Architecture, Forecaster, ForecasterConfig, build_forecaster
@@ -38,6 +39,7 @@ __all__ = [
     "load_fitted",
     "member_loss",
     "pack_fitted",
+    "regime_columns",
     "save_fitted",
     "shuffled",
     "unpack_fitted",
@@ -84,9 +86,11 @@ class MemberConfig(BaseModel):
         Raises:
             ConfigError: The data has no feature of one of the member's groups.
         """
+        columns = None if self.feature_groups is None else columns_of(data.feature_names, self.feature_groups)
         forecaster = ForecasterConfig(
             **self.model_dump(exclude={"name", "learning_rate", "seed", "feature_groups"}),
-            columns=None if self.feature_groups is None else columns_of(data.feature_names, self.feature_groups),
+            columns=columns,
+            regime_columns=regime_columns(data.feature_names, columns),
             num_features=data.features.shape[2],
             num_assets=data.features.shape[0],
             lookback=lookback,
@@ -242,6 +246,7 @@ def fit_member(
     labels = shuffled(data.targets, data.fold, task.training.seed) if task.shuffle_labels else data.targets
     with seeded(task.training.seed):
         model = build_forecaster(task.forecaster)
+    _learn_regimes(model, data, labels)
     kept = checkpoint_dir is not None and (checkpoint_dir / CHECKPOINT_NAME).exists()
     result = fit(
         model,
@@ -261,6 +266,21 @@ def fit_member(
     )
     weights = {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
     return FittedMember(task.name, task.forecaster, weights, result.history, result.best_validation_loss, result.seconds)
+
+
+def regime_columns(names: Sequence[str], columns: Sequence[int] | None) -> tuple[int, ...] | None:
+    """Return where the readings of the regime filter stand, where a member that reads `columns` has all of them."""
+    read = names if columns is None else [names[column] for column in columns]
+    return tuple(names.index(name) for name in REGIME_READINGS) if set(REGIME_READINGS) <= set(read) else None
+
+
+def _learn_regimes(model: Forecaster, data: FoldData, labels: Targets) -> None:
+    """Fit the regime filter on the asset of the training span with the most readings; they are the same for all."""
+    if model.regime is None:
+        return
+    readings = data.features[:, data.fold.train.bars][..., list(model.config.regime_columns or ())]
+    asset = int(np.isfinite(readings).all(axis=-1).sum(axis=1).argmax())
+    model.regime.learn(readings[asset], labels.regime[asset, data.fold.train.bars])
 
 
 def member_loss(member: Forecaster, data: FoldData, task: MemberTask, span: Span) -> float:

@@ -97,13 +97,13 @@ def windows_of(name: str) -> tuple[str, list[int]]:
     """Split a feature's name into that of its formula and its windows in bars of six hours."""
     words = name.removeprefix("cross_section_").split("_")
     spans = [word for word in words if word[0].isdigit()]
-    hours = [int(span[:-1]) * {"h": 1, "d": 24}[span[-1]] for span in spans]
+    hours = [int(span.rstrip("hd")) * {"h": 1, "d": 24}.get(span[-1], 6) for span in spans]
     return "_".join(words[: len(words) - len(spans)]), [max(1, math.ceil(hour / 6)) for hour in hours]
 
 
 def test_every_formula_a_second_time(crowd, built):
     market = market_from_panel(crowd)
-    plain = Crowd(crowd.field("close"), crowd.field("volume"), market.leader)
+    plain = Crowd(*(crowd.field(name) for name in ("high", "low", "close", "volume")), market.leader)
     for name in built.names:
         formula, windows = windows_of(name)
         for row, bar in [(0, 700), (3, 860), (7, 899)]:

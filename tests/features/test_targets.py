@@ -22,7 +22,8 @@ def make_close(num_assets=3, num_bars=150, seed=0):
 
 
 def targets_of(close, config=CONFIG):
-    return make_targets(SimpleNamespace(field=lambda name: close), config)
+    columns = {"close": close, "high": 1.01 * close, "low": 0.99 * close}
+    return make_targets(SimpleNamespace(field=columns.__getitem__), config)
 
 
 def naive_volatility(close, t, halflife, minimum):
@@ -37,8 +38,8 @@ def naive_volatility(close, t, halflife, minimum):
     return np.sqrt(total / weight) if count >= minimum else np.nan
 
 
-def naive_label(close, t, sigma, long_run):
-    """Return (direction, volatility, regime, position_size) of one bar, or None where a bar is missing."""
+def naive_label(close, t, sigma):
+    """Return (direction, volatility, position_size) of one bar, or None where a bar is missing."""
     path = close[t : t + 7]
     if len(path) < 7 or np.isnan(path).any():
         return None
@@ -46,9 +47,7 @@ def naive_label(close, t, sigma, long_run):
     move, variation = changes.sum(), (changes**2).sum()
     barrier = 0.5 * sigma * np.sqrt(6)
     direction = -1 if np.isnan(sigma) else 2 if move > barrier else 0 if move < -barrier else 1
-    trend = move / np.sqrt(variation)
-    regime = 3 if np.sqrt(variation / 6) > 1.5 * long_run else 0 if trend > 1 else 1 if trend < -1 else 2
-    return direction, np.sqrt(variation), -1 if np.isnan(long_run) else regime, abs(move) / np.sqrt(6 * variation)
+    return direction, np.sqrt(variation), abs(move) / np.sqrt(6 * variation)
 
 
 def test_every_label_equals_the_naive_loop():
@@ -58,16 +57,14 @@ def test_every_label_equals_the_naive_loop():
         for t in range(close.shape[1]):
             sigma = naive_volatility(close[asset], t, 5, 4)
             np.testing.assert_allclose(targets.sigma[asset, t], sigma, rtol=1e-5)
-            expected = naive_label(close[asset], t, sigma, naive_volatility(close[asset], t, 9, 4))
-            actual = targets.direction[asset, t], targets.volatility[asset, t], targets.regime[asset, t]
+            expected = naive_label(close[asset], t, sigma)
+            direction, sizes = targets.direction[asset, t], (targets.volatility[asset, t], targets.position_size[asset, t])
             if expected is None:
-                assert actual[0] == actual[2] == -1
-                assert np.isnan(actual[1])
-                assert np.isnan(targets.position_size[asset, t])
+                assert direction == -1
+                assert np.isnan(sizes).all()
                 continue
-            assert actual[0] == expected[0]
-            assert actual[2] == expected[2]
-            np.testing.assert_allclose([actual[1], targets.position_size[asset, t]], [expected[1], expected[3]], rtol=1e-5)
+            assert direction == expected[0]
+            np.testing.assert_allclose(sizes, expected[1:], rtol=1e-5)
 
 
 def test_returns_are_missing_where_any_bar_of_the_span_is():

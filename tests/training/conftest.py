@@ -25,7 +25,7 @@ class Closes:
         self.close = close
 
     def field(self, name: str) -> np.ndarray:
-        return self.close
+        return self.close * {"high": 1.01, "low": 0.99}.get(name, 1.0)
 
 
 @pytest.fixture(scope="package")

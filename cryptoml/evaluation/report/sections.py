@@ -130,7 +130,7 @@ def breakdown_cards(report: Report) -> Iterator[str]:
     years = table((*columns, "Sharpe"), [_symbol_row(name, row) for name, row in figures["per_year"].items()])
     yield card("By year", "", years) if len(figures["per_year"]) > 1 else ""
     regimes = table((*columns, "share of bars"), [_regime_row(name, row) for name, row in figures["per_regime"].items()])
-    yield card("By regime", "The regime that followed, known only afterwards.", regimes)
+    yield card("By regime", "The market's regime at the forecast, as the bars after it show.", regimes)
 
 
 def _symbol_row(name: str, figures: Figures) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from cryptoml.features.store.work_items import WorkItem
 __all__ = ["catalogue_hash", "run_item"]
 
 SHARED_MODULES = (contract, rolling, joins, market, engineer, bar_tables, lake_tables)
-MARKET_COLUMNS = ("timestamp", "close", "volume")
+MARKET_COLUMNS = ("timestamp", "high", "low", "close", "volume")
 Stamp = dict[str, str | int | float | None]
 
 

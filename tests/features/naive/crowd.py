@@ -1,7 +1,7 @@
-"""Cross-sectional features a second time: one bar of one asset at a time, from closes and volumes, with plain loops.
+"""Cross-sectional features a second time: one bar of one asset at a time, from candles, with plain loops.
 
-A crowd is closes and volumes `[asset, time]` with NaN where a bar is absent, and the row of the leader. Each formula returns the
-value of one asset at one bar; windows come in bars.
+A crowd is highs, lows, closes and volumes `[asset, time]` with NaN where a bar is absent, and the row of the leader. Each
+formula returns the value of one asset at one bar; windows come in bars.
 """
 
 import math
@@ -16,8 +16,10 @@ __all__ = ["FORMULAS", "Crowd"]
 
 @dataclass(frozen=True)
 class Crowd:
-    """Closes and volumes `[asset, time]`, and the row of the leader."""
+    """Candles `[asset, time]`, and the row of the leader."""
 
+    high: np.ndarray
+    low: np.ndarray
     close: np.ndarray
     volume: np.ndarray
     leader: int
@@ -152,6 +154,19 @@ def breadth(crowd: Crowd, row: int, bar: int, n: int) -> float:
     return average(float(np.sign(total)) for total in totals if math.isfinite(total))
 
 
+def market_loudness(crowd: Crowd, row: int, bar: int, n: int, m: int) -> float:
+    """How loud the market is by the ranges of n bars, against those of m bars."""
+    spread = np.log(crowd.high[:, bar - m + 1 : bar + 1] / crowd.low[:, bar - m + 1 : bar + 1]).tolist()
+    ratios = [(sum(one[-n:]) / n) / (sum(one) / m) for one in spread]
+    return average(math.log(ratio) for ratio in ratios if ratio > 0)
+
+
+def market_trend(crowd: Crowd, row: int, bar: int, n: int) -> float:
+    """Market's return of n bars in standard deviations of such a sum."""
+    returns = crowd.market[bar - n + 1 : bar + 1]
+    return float(sum(returns) / (np.std(returns, ddof=1) * math.sqrt(n)))
+
+
 FORMULAS: dict[str, Callable[..., float]] = {
     "rank_return": over_assets(Crowd.total, rank),
     "deviation_return": over_assets(Crowd.total, deviation),
@@ -170,5 +185,8 @@ FORMULAS: dict[str, Callable[..., float]] = {
     "leader_gap": lambda crowd, row, bar, h: crowd.trailing(crowd.leader, bar, h) - crowd.trailing(row, bar, h),
     "peer_lead": peer_lead,
     "breadth": breadth,
+    "market_loudness": market_loudness,
+    "market_return": lambda crowd, row, bar, n: float(sum(crowd.market[bar - n + 1 : bar + 1])),
+    "market_trend": market_trend,
 }
 """Name without category and parameters -> value of (crowd, row, bar, *windows in bars)."""
