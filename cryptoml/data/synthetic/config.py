@@ -53,7 +53,7 @@ class MarketConfig(BaseModel):
     regime_duration_bars: PerRegime = Field((250.0, 250.0, 250.0, 150.0), description="Mean duration of each regime, in bars.")
     regime_drift: PerRegime = Field((0.04, -0.04, 0.0, 0.0), description="Mean return per bar of each regime, in sigmas.")
     regime_volatility: PerRegime = Field(
-        (0.72, 1.2, 0.4, 2.0), description="Factor of each regime on volatility; falling markets are louder (Black 1976)."
+        (0.77, 1.08, 0.5, 1.75), description="Factor of each regime on volatility; falling markets are louder (Black 1976)."
     )
 
     with_tables: bool = Field(True, description="Make funding, on-chain, order-book and second-venue tables too.")
