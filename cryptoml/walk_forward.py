@@ -4,7 +4,8 @@ Nothing here reads a label or a feature of the test span but to forecast it. Fol
 orchestrator may run them side by side.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -35,6 +36,7 @@ from cryptoml.models.ensemble import Ensemble, Predictions
 from cryptoml.models.forecaster import Forecaster
 from cryptoml.training.adaptation import AdapterArrays, adapt_through, build_learner
 from cryptoml.training.checkpoint import read_tensors, write_tensors
+from cryptoml.training.config import EpochEnd
 from cryptoml.training.fold import calibrated, forecast_member, forecast_test, scale_fold
 from cryptoml.training.member import (
     CONTROL,
@@ -46,6 +48,7 @@ from cryptoml.training.member import (
     regime_columns,
     save_fitted,
 )
+from cryptoml.training.member_curves import MemberCurves, OnMemberEpoch, hear_nothing
 from cryptoml.training.rehearsal import learn_adapter
 from cryptoml.training.renewal import renew
 from cryptoml.training.search import Engine, run_here
@@ -53,6 +56,10 @@ from cryptoml.training.sweep import tuned_tasks
 
 __all__ = ["FoldForecast", "Refit", "Stages", "Walk", "compute_features", "fit_members", "plan_folds", "progress_bar"]
 
+logger = logging.getLogger(__name__)
+
+CURVES = "tensorboard"
+"""Folder of OUT with the members' curves, by fold and member."""
 CONTINUAL = "ensemble_continual"
 """Name of the candidate that goes on learning inside the test span."""
 META_LEARNING = "ensemble_meta_learning"
@@ -68,10 +75,19 @@ def compute_features(panel: Panel, config: FeatureConfig, folder: str = "") -> F
         return build_features(panel, AdvancedFeatureEngineer(config), on_symbol=lambda _: bar.update())
 
 
-def fit_members(data: FoldData, tasks: Sequence[MemberTask], folder: str) -> list[FittedMember]:
+def fit_members(
+    data: FoldData, tasks: Sequence[MemberTask], folder: str, on_epoch: OnMemberEpoch = hear_nothing
+) -> list[FittedMember]:
     """Fit members one after the other, resuming from checkpoints in `folder` where that is local."""
-    keep = "://" not in folder
-    return [fit_member(data, task, checkpoint_dir=Path(folder) / task.name if keep else None) for task in tasks]
+    keep, fitted = "://" not in folder, list[FittedMember]()
+    for task in tasks:
+
+        def after_epoch(end: EpochEnd, name: str = task.name) -> None:
+            on_epoch(name, end.epoch, end.metrics)
+
+        place = Path(folder) / task.name if keep else None
+        fitted.append(fit_member(data, task, checkpoint_dir=place, on_epoch_end=after_epoch))
+    return fitted
 
 
 def map_plainly(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
@@ -85,7 +101,7 @@ class Stages:
 
     features: Callable[[Panel, FeatureConfig, str], FeaturePanel] = compute_features
     sweep: Engine = run_here
-    fit: Callable[[FoldData, Sequence[MemberTask], str], list[FittedMember]] = fit_members
+    fit: Callable[[FoldData, Sequence[MemberTask], str, OnMemberEpoch], list[FittedMember]] = fit_members
     folds: Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]] = map_plainly
 
 
@@ -297,8 +313,16 @@ class Walk:
         name = f"fold_{data.fold.test.start}"
 
         def build(folder: Path) -> None:
-            for fitted in self.stages.fit(data, tasks, self.run.scratch(name)):
-                save_fitted(folder / f"{fitted.name}.safetensors", fitted)
+            with MemberCurves(self.run.out / CURVES / name) as curves:
+
+                def hear(member: str, epoch: int, row: Mapping[str, float]) -> None:
+                    logger.info("member %s: epoch %d, validation loss %.4f", member, epoch, row["val_loss"])
+                    curves.add(member, epoch, row)
+                    self.run.back_up(CURVES)
+
+                for fitted in self.stages.fit(data, tasks, self.run.scratch(name), hear):
+                    save_fitted(folder / f"{fitted.name}.safetensors", fitted)
+            self.run.upload(CURVES)
 
         folder = self.run.stage(name, build)
         return {task.name: load_fitted(folder / f"{task.name}.safetensors") for task in tasks}

@@ -85,7 +85,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory, config: ExperimentConfig, ma
 
 class TestOutputs:
     def test_are_there_and_nothing_else_is(self, outcome: Outcome) -> None:
-        assert sorted(path.name for path in outcome.folder.iterdir()) == [*OUTPUTS, "sweep"]
+        assert sorted(path.name for path in outcome.folder.iterdir()) == [*OUTPUTS, "sweep", "tensorboard"]
         assert outcome.folder.is_absolute()
 
     def test_predictions_have_the_promised_columns(self, outcome: Outcome) -> None:

@@ -1,15 +1,18 @@
 """Where a training run keeps its files, on storage that all nodes reach.
 
 FOLDER/tft-3f2a.../last.safetensors     newest resumable checkpoint, replaced in one atomic step
+FOLDER/tft-3f2a.../epochs.json          figures of each epoch so far, for those who watch
 FOLDER/tft-3f2a.../fitted.safetensors   the fitted member, there once the run is finished
 
 A full disk or a lost connection thus leaves the checkpoint before; Ray Train's own index of checkpoints is rewritten in
 place, read before every start, and behind by what its controller has not yet polled.
 """
 
+import json
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TypeVar
 
 from cryptoml.data.storage import Storage, open_storage
@@ -22,6 +25,7 @@ __all__ = ["MemberStore", "require_writable"]
 _T = TypeVar("_T")
 
 FITTED_NAME = "fitted.safetensors"
+EPOCHS_NAME = "epochs.json"
 MARKER_NAME = "run.txt"
 REMOTE_WAITS = (2.0, 4.0, 8.0, 16.0)
 """Seconds between tries where a remote storage fails, on top of what its client waits (about 15 s)."""
@@ -83,8 +87,26 @@ class MemberStore:
         self._patiently(lambda: self._storage.publish(f"{self.name}/{CHECKPOINT_NAME}", content))
 
     def remove_checkpoint(self) -> None:
-        """Delete the resumable checkpoint of a finished run."""
-        self._storage.remove(f"{self.name}/{CHECKPOINT_NAME}")
+        """Delete what only a run that goes on needs."""
+        for name in (CHECKPOINT_NAME, EPOCHS_NAME):
+            self._storage.remove(f"{self.name}/{name}")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it costs nothing to look."""
+        return self._storage.is_local
+
+    def publish_epochs(self, rows: Mapping[int, Mapping[str, float]]) -> None:
+        """Tell the figures of epochs, counted from 1; where the storage fails nobody hears, for they are not worth a fit."""
+        with suppress(DataError):
+            self._storage.publish(f"{self.name}/{EPOCHS_NAME}", json.dumps({str(epoch): rows[epoch] for epoch in rows}).encode())
+
+    def epochs(self) -> dict[int, dict[str, float]]:
+        """Return the figures of the epochs so far; none where none is known or the storage fails."""
+        with suppress(DataError):
+            if self._storage.exists(f"{self.name}/{EPOCHS_NAME}"):
+                return {int(epoch): row for epoch, row in json.loads(self._storage.read(f"{self.name}/{EPOCHS_NAME}")).items()}
+        return {}
 
     def publish_fitted(self, fitted: FittedMember) -> None:
         """Store what the run has fitted.

@@ -1,50 +1,64 @@
-"""One progress bar on the driver, fed from workers anywhere."""
+"""What a driver shows of work on the cluster: epochs of members, trials of a sweep."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+import time
+from collections.abc import Mapping, Sequence
+from typing import Self
 
-import ray
 from ray import tune
 from tqdm import tqdm
 
-__all__ = ["SweepProgress", "epoch_counter", "epoch_progress"]
+from cryptoml.distributed.member_store import MemberStore
+from cryptoml.training.member_curves import OnMemberEpoch
+
+__all__ = ["MemberProgress", "SweepProgress"]
+
+REMOTE_SECONDS = 10.0
+"""Between two looks at a storage that is asked over the network."""
 
 
-class _Counter:
-    """Counts finished epochs over all runs."""
+class MemberProgress:
+    """Tells of each epoch of each member once, in order; on a terminal it shows a bar as well.
 
-    def __init__(self) -> None:
-        self.epochs = 0
-
-    def tick(self) -> None:
-        """Count one epoch."""
-        self.epochs += 1
-
-    def count(self) -> int:
-        """Return the epochs counted so far."""
-        return self.epochs
-
-
-def epoch_counter() -> Any:
-    """Start the actor whose `tick` workers call after each epoch; None where nobody watches."""
-    return ray.remote(num_cpus=0)(_Counter).remote() if sys.stderr.isatty() else None
-
-
-@contextmanager
-def epoch_progress(counter: Any, total_epochs: int, label: str) -> Iterator[Callable[[], None]]:
-    """Give a function that brings the bar up to date; early stopping may end before the total.
-
-    Without a counter there is no bar.
+    Args:
+        on_epoch: Who is told.
+        total_epochs: Of all members; early stopping may end before.
     """
-    with tqdm(total=total_epochs, desc=label, unit="epoch", disable=counter is None, leave=False) as bar:
 
-        def refresh() -> None:
-            if counter is not None:
-                bar.update(ray.get(counter.count.remote()) - bar.n)
+    def __init__(self, on_epoch: OnMemberEpoch, total_epochs: int) -> None:
+        self._on_epoch, self._heard = on_epoch, dict[str, int]()
+        self._bar = tqdm(total=total_epochs, desc="members", unit="epoch", disable=None, leave=False)
+        self._next_look = 0.0
 
-        yield refresh
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+    def look(self, running: Mapping[str, MemberStore]) -> None:
+        """Tell what workers have left in their runs' storage since the last look.
+
+        Args:
+            running: Name of the member -> storage of its run.
+        """
+        if time.monotonic() < self._next_look:
+            return
+        for name, store in running.items():
+            self.tell(name, store.epochs())
+        if not all(store.is_local for store in running.values()):
+            self._next_look = time.monotonic() + REMOTE_SECONDS
+
+    def finish(self, name: str, history: Mapping[str, Sequence[float]]) -> None:
+        """Tell what has not been told of a member that is fitted."""
+        rows = [dict(zip(history, values, strict=True)) for values in zip(*history.values(), strict=True)]
+        self.tell(name, dict(enumerate(rows, start=1)))
+
+    def tell(self, name: str, rows: Mapping[int, Mapping[str, float]]) -> None:
+        """Tell the epochs, counted from 1, that follow on what was told."""
+        while (epoch := self._heard.get(name, 0) + 1) in rows:
+            self._on_epoch(name, epoch, rows[epoch])
+            self._heard[name] = epoch
+            self._bar.update()
 
 
 class SweepProgress(tune.Callback):

@@ -17,6 +17,7 @@ from cryptoml.distributed.tuning.engine import RayEngine
 from cryptoml.features.engineer import FeatureConfig, FeaturePanel
 from cryptoml.pipeline import Stages
 from cryptoml.training.member import FittedMember, FoldData, MemberTask
+from cryptoml.training.member_curves import OnMemberEpoch, hear_nothing
 from cryptoml.training.worker_config import WorkerConfig
 
 __all__ = ["ray_stages"]
@@ -52,9 +53,15 @@ def _features(panel: Panel, config: FeatureConfig, folder: str, *, storage: str 
 
 
 def _fit(
-    data: FoldData, tasks: Sequence[MemberTask], folder: str, *, storage: str | None, workers: WorkerConfig | None
+    data: FoldData,
+    tasks: Sequence[MemberTask],
+    folder: str,
+    on_epoch: OnMemberEpoch = hear_nothing,
+    *,
+    storage: str | None,
+    workers: WorkerConfig | None,
 ) -> list[FittedMember]:
-    return training.fit_members(data, tasks, _place(folder, storage), workers=workers)
+    return training.fit_members(data, tasks, _place(folder, storage), workers=workers, on_epoch=on_epoch)
 
 
 def _place(folder: str, storage: str | None) -> str:

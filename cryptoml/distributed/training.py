@@ -23,7 +23,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from cryptoml.data.storage import open_storage
 from cryptoml.distributed.member_store import MemberStore, require_writable
-from cryptoml.distributed.progress import epoch_counter, epoch_progress
+from cryptoml.distributed.progress import MemberProgress
 from cryptoml.distributed.resources import slots_for
 from cryptoml.distributed.schedule import pieces_of
 from cryptoml.errors import ConfigError, CryptomlError
@@ -31,6 +31,7 @@ from cryptoml.training.config import EpochEnd
 from cryptoml.training.cost import relative_cost
 from cryptoml.training.identity import data_fingerprint, fit_key
 from cryptoml.training.member import FittedMember, FoldData, MemberTask, fit_member
+from cryptoml.training.member_curves import OnMemberEpoch, hear_nothing
 from cryptoml.training.worker_config import WorkerConfig
 
 __all__ = ["WorkerConfig", "fit_members", "run_names"]
@@ -58,7 +59,6 @@ class _Run:
     workers: WorkerConfig
     until: int | None = None
     shared: tuple[ray.ObjectRef, ...] = ()
-    counter: Any = None
 
     @property
     def store(self) -> MemberStore:
@@ -72,7 +72,12 @@ def run_names(data: FoldData, tasks: Sequence[MemberTask], num_workers: int = 1)
 
 
 def fit_members(
-    data: FoldData, tasks: Sequence[MemberTask], folder: str, *, workers: WorkerConfig | None = None
+    data: FoldData,
+    tasks: Sequence[MemberTask],
+    folder: str,
+    *,
+    workers: WorkerConfig | None = None,
+    on_epoch: OnMemberEpoch = hear_nothing,
 ) -> list[FittedMember]:
     """Fit all tasks on the cluster, as many at once as it holds; results in the order of `tasks`.
 
@@ -83,6 +88,7 @@ def fit_members(
         tasks: Members to fit; their names must differ.
         folder: Where runs keep checkpoints and fitted members, local or `s3://`; all nodes must reach it.
         workers: Resources of each run.
+        on_epoch: Told, in the caller's process, of every epoch of every member, those of an earlier submission included.
 
     Raises:
         ConfigError: Before anything starts: names repeat, the storage cannot be written, or the cluster can never hold one run.
@@ -100,17 +106,20 @@ def fit_members(
     ]
     fitted = {run.name: found for run in runs if (found := run.store.fitted()) is not None}
     missing = [run for run in runs if run.name not in fitted]
-    if missing:
-        fitted |= _fit_all(data, missing, workers)
+    with MemberProgress(on_epoch, sum(run.task.training.max_epochs for run in runs)) as progress:
+        for found in fitted.values():
+            progress.finish(found.name, found.history)
+        if missing:
+            fitted |= _fit_all(data, missing, workers, progress)
     return [fitted[run.name] for run in runs]
 
 
-def _fit_all(data: FoldData, runs: Sequence[_Run], workers: WorkerConfig) -> dict[str, FittedMember]:
+def _fit_all(data: FoldData, runs: Sequence[_Run], workers: WorkerConfig, progress: MemberProgress) -> dict[str, FittedMember]:
     """Keep as many runs going as the cluster holds until all are done; an error ends those that go."""
-    slots, shared, counter = slots_for(workers, len(runs)), (ray.put(data),), epoch_counter()
-    waiting = [replace(run, shared=shared, counter=counter) for run in _laid_out(runs, slots)]
+    slots, shared = slots_for(workers, len(runs)), (ray.put(data),)
+    waiting = [replace(run, shared=shared) for run in _laid_out(runs, slots)]
     running, fitted, failures = dict[ray.ObjectRef, _Run](), dict[str, FittedMember](), Counter[str]()
-    with epoch_progress(counter, sum(run.task.training.max_epochs for run in runs), "members") as refresh, _ended(running):
+    with _ended(running):
         while waiting or running:
             while len(running) < slots and (run := _next(waiting, running)) is not None:
                 waiting.remove(run)
@@ -124,8 +133,8 @@ def _fit_all(data: FoldData, runs: Sequence[_Run], workers: WorkerConfig) -> dic
                     _raise_unless_lost(error, run, failures[run.name])
                     waiting.insert(0, run)
                 else:
-                    fitted |= {} if result is None else {run.name: _finished(result, run)}
-            refresh()
+                    fitted |= {} if result is None else {run.name: _finished(result, run, progress)}
+            progress.look({run.task.name: run.store for run in running.values()})
     return fitted
 
 
@@ -166,7 +175,8 @@ def _raise_unless_lost(error: ray.exceptions.RayError, run: _Run, failures: int)
     logger.warning("member %s goes on from its last checkpoint after: %s", run.task.name, reason)
 
 
-def _finished(fitted: FittedMember, run: _Run) -> FittedMember:
+def _finished(fitted: FittedMember, run: _Run, progress: MemberProgress) -> FittedMember:
+    progress.finish(fitted.name, fitted.history)
     if not run.workers.keep_checkpoints:
         run.store.remove_checkpoint()
     logger.info("member %s: validation loss %.4f after %.0f s", run.task.name, fitted.validation_loss, fitted.seconds)
@@ -245,14 +255,17 @@ def _work(config: dict[str, Any]) -> None:
     device, rank = _device(run.workers.gpus), context.get_world_rank()
     task = run.task if run.until is None else replace(run.task, training=run.task.training.updated(max_epochs=run.until))
 
-    def report(event: EpochEnd) -> None:
-        if rank == 0 and run.counter is not None:
-            run.counter.tick.remote()
+    epochs = store.epochs() if rank == 0 else {}
+
+    def after_epoch(end: EpochEnd) -> None:
+        if rank == 0:
+            epochs[end.epoch] = end.metrics
+            store.publish_epochs(epochs)
 
     fitted = fit_member(
         ray.get(run.shared[0]),
         task,
-        on_epoch_end=report,
+        on_epoch_end=after_epoch,
         on_checkpoint=store.publish_checkpoint,
         resume=store.checkpoint() if rank == 0 else None,
         device=device,

@@ -1,6 +1,5 @@
 """Train a bot's model from historical data: the pipeline, stage by stage in this process, resumable, stopped on request."""
 
-import logging
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,10 +17,9 @@ from cryptoml.features.selection import CORE_FEATURES
 from cryptoml.pipeline import Pipeline, Stages
 from cryptoml.training.config import EpochEnd
 from cryptoml.training.member import FittedMember, FoldData, MemberTask, fit_member
+from cryptoml.training.member_curves import OnMemberEpoch
 
 __all__ = ["TrainingStoppedError", "chosen_features", "train_bundle"]
-
-logger = logging.getLogger(__name__)
 
 
 class TrainingStoppedError(Exception):
@@ -97,13 +95,13 @@ def chosen_features(panel: Panel, size: int) -> tuple[str, ...]:
 
 def _fit_stage(
     device: str, on_epoch_end: Callable[[str, EpochEnd], object] | None, should_stop: Callable[[], bool]
-) -> Callable[[FoldData, Sequence[MemberTask], str], list[FittedMember]]:
-    def fit(data: FoldData, tasks: Sequence[MemberTask], folder: str) -> list[FittedMember]:
-        return [_fit_one(data, task, Path(folder) / task.name) for task in tasks]
+) -> Callable[[FoldData, Sequence[MemberTask], str, OnMemberEpoch], list[FittedMember]]:
+    def fit(data: FoldData, tasks: Sequence[MemberTask], folder: str, on_epoch: OnMemberEpoch) -> list[FittedMember]:
+        return [_fit_one(data, task, Path(folder) / task.name, on_epoch) for task in tasks]
 
-    def _fit_one(data: FoldData, task: MemberTask, folder: Path) -> FittedMember:
+    def _fit_one(data: FoldData, task: MemberTask, folder: Path, on_epoch: OnMemberEpoch) -> FittedMember:
         def hear(epoch: EpochEnd) -> None:
-            logger.info("%s epoch %d: %s", task.name, epoch.epoch, epoch.metrics)
+            on_epoch(task.name, epoch.epoch, epoch.metrics)
             if on_epoch_end is not None:
                 on_epoch_end(task.name, epoch)
             if should_stop():

@@ -15,7 +15,7 @@ class EventLog:
 
     Args:
         folder: Where to write; None writes nothing.
-        epoch: Epochs finished before; later ones that an interrupted run left behind are hidden.
+        epoch: Epochs finished before; later ones that an earlier run left in the folder are hidden.
 
     Raises:
         DataError: The folder cannot be written, here or later.
@@ -53,4 +53,4 @@ class EventLog:
 def _open(folder: str | Path, epoch: int) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(folder), purge_step=epoch + 1 if epoch else None)
+    return SummaryWriter(str(folder), purge_step=epoch + 1)

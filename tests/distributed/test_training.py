@@ -7,6 +7,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +61,24 @@ class TestResult:
         assert time.perf_counter() - started < 1.0
         assert_same(again, first)
         assert again.history == first.history
+
+    def test_tells_the_caller_each_epoch_once_while_it_trains(self, tmp_path: Path, long_fold: FoldData) -> None:
+        tasks = [small_task(long_fold, name, seed=seed, max_epochs=6) for seed, name in enumerate("abc")]
+        heard: dict[str, list[tuple[int, float]]] = {task.name: [] for task in tasks}
+        trained_on: list[bool] = []
+
+        def hear(name: str, epoch: int, row: Mapping[str, float]) -> None:
+            heard[name].append((epoch, row["val_loss"]))
+            trained_on.append(not list(tmp_path.glob("*/fitted.safetensors")))
+
+        found = fit_members(long_fold, tasks, str(tmp_path), on_epoch=hear)
+        expected = {member.name: list(enumerate(member.history["val_loss"], start=1)) for member in found}
+        assert heard == expected
+        assert trained_on[0]
+        for name in heard:
+            heard[name].clear()
+        fit_members(long_fold, tasks, str(tmp_path), on_epoch=hear)
+        assert heard == expected
 
     def test_leaves_no_checkpoint_unless_asked(self, tmp_path: Path, fold: FoldData) -> None:
         fit_members(fold, [small_task(fold)], str(tmp_path))

@@ -79,6 +79,8 @@ def test_a_run_on_s3_leaves_all_its_outputs_there(flags: list[str], s3_address: 
     assert job("run", *flags, "--out", out) == 0
     found = open_storage(out).list_files(recursive=True)
     assert {"predictions.parquet", "report.html", "report.json", "result.json", "bundle/bundle.json"} <= set(found)
+    curves = {name.split("/")[2] for name in found if name.startswith("tensorboard/fold_")}
+    assert {"tft", "tcn"} <= curves
 
 
 def test_symbols_of_the_built_in_market_cannot_be_chosen(
