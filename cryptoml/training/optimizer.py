@@ -4,7 +4,7 @@ import inspect
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import optuna
@@ -114,7 +114,8 @@ class HyperparameterOptimizer:
         trials: The tried configurations with what came of them.
 
     Raises:
-        ConfigError: `n_trials` is below 1, the space is empty or names what it does not know, or the storage cannot be written.
+        ConfigError: `n_trials` is below 1, X and y differ in length, the space is empty or names what it does not know, or the
+            storage cannot be written.
     """
 
     def __init__(
@@ -134,13 +135,16 @@ class HyperparameterOptimizer:
         seed: int = 0,
         engine: Engine | None = None,
     ) -> None:
-        if n_trials < 1:
-            raise ConfigError(f"n_trials must be at least 1, was {n_trials}")
+        if type(n_trials) is not int or n_trials < 1:
+            raise ConfigError(f"n_trials must be at least 1, and a whole number, was {n_trials!r}")
+        if not callable(model_factory):
+            raise ConfigError(f"model_factory must be callable, was {model_factory!r}")
         settings, loop = search or SearchConfig(), config or TrainingConfig(max_epochs=10)
         if settings.objectives != ("loss",):
             raise ConfigError(f"objectives must be ('loss',), all that these trials report, were {settings.objectives}")
         self.engine, self.search_space = engine, _space(search_space)
-        self.objective = FactoryObjective(model_factory, train_data, val_data, loop, loss_fn, device or "cpu", seed)
+        data = _as_tensors("train_data", train_data), _as_tensors("val_data", val_data)
+        self.objective = FactoryObjective(model_factory, *data, loop, loss_fn, device or "cpu", seed)
         self._study = Study(
             self.search_space.suggest,
             settings.model_copy(update={"num_trials": n_trials}),
@@ -193,15 +197,31 @@ def _build(factory: Callable[..., nn.Module], suggested: dict[str, Any]) -> nn.M
     return factory(**{name: suggested[name] for name in named}) if named else factory(dict(suggested))
 
 
+def _as_tensors(name: str, data: Data) -> Data:
+    """Return (X, y) as tensors, floats of arrays in torch's own precision, as the weights of a model are; or the loader."""
+    if not isinstance(data, tuple):
+        return data
+    try:
+        x, y = (part if isinstance(part, Tensor) else _tensor(np.asarray(part)) for part in data)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{name} must be (X, y) arrays of numbers: {error}") from error
+    if len(x) != len(y) or len(x) == 0:
+        raise ConfigError(f"{name}: X and y must hold the same number of examples, at least 1; held {len(x)} and {len(y)}")
+    return x, y
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    tensor = torch.from_numpy(values)
+    return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
+
+
 def _loader(data: Data, batch_size: int, worker: Worker, *, shuffle: bool) -> Iterable[Any]:
     """Batch arrays, of which each data-parallel worker takes its part; the first examples fill up unequal parts."""
     if not isinstance(data, tuple):
         if worker.world_size > 1:
             raise ConfigError(f"train_data and val_data must be (X, y) arrays for {worker.world_size} workers, was a loader")
         return data
-    x, y = (part if isinstance(part, Tensor) else torch.from_numpy(np.asarray(part)) for part in data)
-    if len(x) != len(y) or len(x) == 0:
-        raise ConfigError(f"X and y must hold the same number of examples, at least 1; held {len(x)} and {len(y)}")
+    x, y = cast(tuple[Tensor, Tensor], _as_tensors("data", data))
     if worker.world_size > 1:
         rows = np.resize(np.arange(len(x)), -(-len(x) // worker.world_size) * worker.world_size)[worker.rank :: worker.world_size]
         x, y = x[rows], y[rows]

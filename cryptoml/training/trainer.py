@@ -78,10 +78,10 @@ def fit(
     Raises:
         DataError: A loss or gradient is not finite (names the batch's bars and symbols; the model keeps the best weights
             so far), there is no batch or no label, memory or disk is full, or a checkpoint cannot be read.
-        ConfigError: A checkpoint was made with other settings, or the workers disagree.
+        ConfigError: A checkpoint was made with other settings, the workers disagree, or there is no such device.
     """
     config, workers = config or TrainingConfig(), Workers(rank, world_size)
-    device = torch.device(device) if device is not None else _device_of(model)
+    device = _present(device) if device is not None else _device_of(model)
     seed = config.seed if rank == 0 else derived_seed(config.seed, rank)
     with _current(device), seeded(seed), memory_hints(config, device):
         _require_batches(train, validation, workers)
@@ -133,7 +133,7 @@ def _run_epochs(
             events.add(learner.epoch, row | {"loading_seconds": learner.train.waited - waited})
             bar.set_postfix(epoch=learner.epoch, val_loss=f"{row['val_loss']:.4f}")
             if on_epoch_end is not None:
-                on_epoch_end(EpochEnd(learner.epoch, row, improved))
+                on_epoch_end(EpochEnd(learner.epoch, row, improved, learner.model))
 
 
 @dataclass(frozen=True)
@@ -186,6 +186,16 @@ def _checkpoint(resume: str | Path | bytes) -> tuple[dict[str, torch.Tensor], di
 
 def _device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def _present(device: torch.device | str) -> torch.device:
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device must be one that torch knows, was {device!r}") from error
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device must be on this machine, which has {torch.cuda.device_count()} CUDA devices, was {device}")
+    return found
 
 
 def _current(device: torch.device) -> AbstractContextManager[Any]:

@@ -228,7 +228,12 @@ class TestOptimizer:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"n_trials": 0}, "n_trials must be at least 1, was 0"),
+            ({"n_trials": 0}, "n_trials must be at least 1, and a whole number, was 0"),
+            ({"n_trials": 2.5}, "n_trials must be .*, was 2.5"),
+            ({"model_factory": None}, "model_factory must be callable, was None"),
+            ({"train_data": (np.zeros((4, 3)), np.zeros(3))}, "train_data: X and y must hold the same number .* 4 and 3"),
+            ({"val_data": (np.zeros((0, 3)), np.zeros(0))}, "val_data: X and y .* at least 1; held 0 and 0"),
+            ({"val_data": (np.array(["a"]), np.zeros(1))}, r"val_data must be \(X, y\) arrays of numbers"),
             ({"search_space": {}}, "search_space must hold at least one hyperparameter, was empty"),
             ({"search_space": {"colour": (1, 2)}}, "search_space .*colour"),
             ({"search_space": {"num_heads": (2,)}}, "search must leave something to vary"),
@@ -238,7 +243,18 @@ class TestOptimizer:
     )
     def test_bad_settings_are_named_before_anything_starts(self, change: dict, message: str) -> None:
         with pytest.raises(ConfigError, match=message):
-            HyperparameterOptimizer(by_dict, regression(), regression(), **{"n_trials": 2} | change)
+            HyperparameterOptimizer(
+                **{"model_factory": by_dict, "train_data": regression(), "val_data": regression(), "n_trials": 2} | change
+            )
+
+    def test_arrays_of_any_precision_and_lists_are_taken(self) -> None:
+        x, y = regression()
+        found = []
+        for data in ((x, y), (x.astype(np.float64), y.astype(np.float64)), (x.tolist(), y.tolist())):
+            search = HyperparameterOptimizer(by_dict, data, data, None, 1, search_space=SMALL, config=TrainingConfig(max_epochs=1))
+            search.optimize()
+            found.append(search.trials[0].cost)
+        assert found == pytest.approx([found[0]] * 3)
 
 
 def test_a_trial_equals_a_fit_of_its_own() -> None:

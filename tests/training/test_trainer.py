@@ -258,3 +258,9 @@ def test_ultimate_trainer_on_chunks_resumes(loaders, tmp_path):
 def test_settings_are_checked_and_named():
     with pytest.raises(ConfigError, match=r"patience: .*greater than or equal to 1, was 0"):
         CONFIG.updated(patience=0)
+
+
+@pytest.mark.parametrize(("device", "words"), [("cuda:99", "CUDA devices, was cuda:99"), ("abacus", "torch knows, was 'abacus'")])
+def test_a_device_that_is_not_there_is_named(loaders, device: str, words: str):
+    with pytest.raises(ConfigError, match=rf"device must be .*{words}"):
+        fit(forecaster(), *loaders(), CONFIG, device=device)
