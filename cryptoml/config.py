@@ -141,14 +141,14 @@ _PRESETS: dict[str, dict[str, Any]] = {
             {"name": "tcn", "architecture": "tcn", "hidden_size": 16, "num_heads": 2, "seed": 1},
         ),
         "training": {"max_epochs": 10, "patience": 4, "lr_patience": 1, "chunk_bars": 128},
-        "sweep": {"num_trials": 2, "max_epochs": 2, "space": NARROW_SPACE},
+        "sweep": {"num_trials": 2, "max_epochs": 2, "pruner": "none", "space": NARROW_SPACE},
         "bootstrap": {"num_draws": 200},
     },
     "baseline": {
         "features": {"include": CORE_FEATURES},
         "market": {"num_assets": 6, "num_bars": 16000},
         "training": {"max_epochs": 24, "patience": 6, "lr_patience": 1},
-        "sweep": {"num_trials": 4, "max_epochs": 2, "space": NARROW_SPACE},
+        "sweep": {"num_trials": 4, "max_epochs": 2, "pruner": "none", "space": NARROW_SPACE},
     },
     "production": {
         "lookback": 128,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import nn
 
 from cryptoml.errors import ConfigError
 
@@ -61,11 +62,13 @@ class EpochEnd(NamedTuple):
         epoch: Epochs finished, counted from 1.
         metrics: The epoch's row of the history.
         improved: Whether this is the best epoch so far.
+        model: The model after this epoch, in evaluation mode; to be read, not to be changed.
     """
 
     epoch: int
     metrics: dict[str, float]
     improved: bool
+    model: nn.Module
 
 
 @dataclass(frozen=True)

@@ -283,7 +283,7 @@ def _learn_regimes(model: Forecaster, data: FoldData, labels: Targets) -> None:
     model.regime.learn(readings[asset], labels.regime[asset, data.fold.train.bars])
 
 
-def member_loss(member: Forecaster, data: FoldData, task: MemberTask, span: Span) -> float:
+def member_loss(member: nn.Module, data: FoldData, task: MemberTask, span: Span) -> float:
     """Return the loss of a fitted member on the origins of a span, in the units of its validation loss.
 
     Raises:
@@ -291,7 +291,7 @@ def member_loss(member: Forecaster, data: FoldData, task: MemberTask, span: Span
     """
     objective, device = objective_of(member, task.training), next(member.parameters()).device
     totals: dict[str, Tensor] = {}
-    with torch.inference_mode():
+    with torch.no_grad():  # unlike inference_mode it leaves nothing that training could not go on from
         for batch in _loader(data, data.targets, task, span, shuffle=False):
             for name, pair in objective.sums(member.eval(), batch.to(device)).items():
                 totals[name] = totals.get(name, 0.0) + torch.stack(pair).double()

@@ -10,7 +10,7 @@ from cryptoml.errors import ConfigError, CryptomlError
 from cryptoml.training.study import Study
 from cryptoml.training.trial import Objective, SweepTrial, attempt
 
-__all__ = ["Engine", "log_failure", "run_here", "search"]
+__all__ = ["Engine", "log_end", "run_here", "search"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +52,14 @@ def run_here(objective: Objective, study: Study) -> None:
                     raise optuna.TrialPruned
 
             trial = study.tell(number, attempt(objective, parameters, report))
-            log_failure(trial)
+            log_end(trial)
             bar.update()
 
 
-def log_failure(trial: SweepTrial) -> None:
-    """Say why a trial failed."""
+def log_end(trial: SweepTrial) -> None:
+    """Say how a trial ended."""
     if trial.state == "FAIL":
         logger.warning("trial %d failed: %s", trial.number, trial.reason)
+    else:
+        told = ", ".join(f"{name} {value:.5g}" for name, value in trial.values.items()) or f"loss so far {trial.last_value}"
+        logger.info("trial %d %s after %.0f s: %s", trial.number, trial.state.lower(), trial.seconds, told)

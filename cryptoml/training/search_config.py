@@ -36,11 +36,11 @@ class SearchConfig(BaseModel):
     sampler: Literal["tpe", "random"] = Field("tpe", description="tpe: multivariate, with a constant liar for parallel trials")
     startup_trials: int = Field(10, ge=1, description="Configurations that tpe draws at random before it learns from them")
     pruner: Literal["asha", "hyperband", "median", "none"] = Field(
-        "median",
-        description="Which trials end early, by epochs; only with loss as the single objective. median ends the worse half, "
-        "every third epoch, once four are complete; asha and hyperband end more, which pays from some dozen trials on",
+        "asha",
+        description="Which trials end early, by epochs; only with loss as the single objective. asha and hyperband let one in "
+        "`reduction_factor` go on at each rung; median ends the worse half, every third epoch, once four are complete",
     )
-    grace_epochs: int = Field(1, ge=1, description="Epochs that every trial may run")
+    grace_epochs: int = Field(2, ge=1, description="Epochs that every trial may run")
     reduction_factor: int = Field(3, ge=2, description="asha, hyperband: one trial in this many goes on at each rung")
     warm_start: tuple[str, ...] = Field(
         (), description="Earlier studies, each a storage URL or file: their best configurations are tried first"

@@ -29,7 +29,10 @@ __all__ = ["Objective", "Outcome", "Report", "SweepTrial", "Worker", "attempt"]
 logger = logging.getLogger(__name__)
 
 Report = Callable[[int, float], None]
-"""Hears (step, loss so far) after each epoch; raises `optuna.TrialPruned` where the trial should end."""
+"""Hears (step, loss so far) after each epoch; raises `optuna.TrialPruned` where the trial should end.
+
+Trials are compared by it, so the loss is that by which they are judged in the end, as far as it is known.
+"""
 
 
 @dataclass(frozen=True)

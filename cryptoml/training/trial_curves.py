@@ -26,7 +26,7 @@ class TrialCurves:
         """Write the loss of a trial after a step."""
         if self.folder is not None:
             with self._named():
-                self._writer(number).add_scalar("val_loss", value, step)
+                self._writer(number).add_scalar("loss", value, step)
 
     def end(self, trial: SweepTrial) -> None:
         """Write what a trial reached, by its parameters, and close its file."""

@@ -45,5 +45,20 @@ def test_nothing_ends_before_the_first_rung(grace: int) -> None:
     assert stopped_at([flat(1.0), flat(2.0)], grace=grace) == [0, grace]
 
 
+def test_beside_a_sampler_that_learns_one_in_so_many_goes_on_still() -> None:
+    """After nine poor trials every good one is among the best of all; still not all of them may pass for that."""
+    poor = [flat(10.0 + number, 2) for number in range(9)]
+    good = [flat(1.0 + (number * 7 % 12) / 100, 2) for number in range(12)]
+    late = stopped_at(poor + good)[len(poor) :]
+    assert late[0] == 0
+    assert 3 <= late.count(0) <= 7
+    assert late[-3:] == [0, 1, 1]
+
+
+def test_the_best_of_all_always_goes_on() -> None:
+    curves = [flat(value) for value in (5.0, 4.0, 3.0, 2.0, 1.0, 0.5, 0.4, 0.3, 0.2, 0.1)]
+    assert stopped_at(curves) == [0] * 10
+
+
 def test_equal_trials_all_go_on() -> None:
     assert stopped_at([flat(1.0)] * 4) == [0] * 4

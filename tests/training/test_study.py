@@ -113,7 +113,7 @@ class TestRecord:
 
         events = EventAccumulator(str(found[0]))
         events.Reload()
-        assert {"val_loss", "objective/loss"} <= set(events.Tags()["scalars"])
+        assert {"loss", "objective/loss"} <= set(events.Tags()["scalars"])
 
 
 class TestSearch:

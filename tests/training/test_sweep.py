@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from cryptoml.errors import ConfigError
 from cryptoml.features.engineer import FeaturePanel
@@ -34,6 +35,12 @@ def config(task: MemberTask) -> SweepConfig:
 
 def trial(number: int, loss: float | None, state: str = "COMPLETE") -> SweepTrial:
     return SweepTrial(number, {"number": number}, {} if loss is None else {"loss": loss}, state)
+
+
+def judged(task: MemberTask, data: FoldData, epochs: int) -> float:
+    """Return the test loss of a fit that ended after some epochs."""
+    shorter = apply_parameters(task, {"max_epochs": epochs})
+    return member_loss(fit_member(data, shorter).build(), data, shorter, data.fold.test)
 
 
 def ignore(*_: Any) -> None:
@@ -79,14 +86,33 @@ class TestTrial:
         objective = MemberObjective(folds, task, 2)
         assert objective(parameters, ignore, Worker()) == {"loss": pytest.approx(np.mean(losses))}
 
-    def test_reports_each_epoch_of_each_fold_the_last_one_first(self, fold_data: FoldData, task: MemberTask) -> None:
+    def test_reports_after_each_epoch_what_it_is_judged_by_so_far(self, fold_data: FoldData, task: MemberTask) -> None:
         folds, reported = inner(fold_data), []
-        MemberObjective(folds, task, 2)({}, lambda *end: reported.append(end), Worker())
-        tuned = apply_parameters(task, {"max_epochs": 2})
-        first, second = (fit_member(data, tuned).history["val_loss"] for data in reversed(folds))
-        assert [step for step, _ in reported] == [1, 2, 3, 4]
-        expected = [first[0], min(first), (min(first) + second[0]) / 2, (min(first) + min(second)) / 2]
-        assert [loss for _, loss in reported] == pytest.approx(expected)
+        found = MemberObjective(folds, task, 3)({}, lambda *end: reported.append(end), Worker())
+        assert [step for step, _ in reported] == [1, 2, 3, 4, 5, 6]
+        expected = [[judged(task, data, epochs) for epochs in (1, 2, 3)] for data in folds]
+        first, second = expected
+        assert [loss for _, loss in reported] == pytest.approx([*first, *((first[-1] + loss) / 2 for loss in second)])
+        assert reported[-1][1] == found["loss"]
+
+    def test_the_epoch_is_chosen_by_validation_not_by_what_judges(self, fold_data: FoldData, task: MemberTask) -> None:
+        """Labels of the test change what is reported, never when a fit stops or which weights it keeps."""
+        data = inner(fold_data, 1)[0]
+        changed = with_labels(data, data.fold.test.bars)
+        fits = []
+        for one in (data, changed):
+            objective = MemberObjective([one], task, 3, ("loss",), score=lambda member, _: {"weights": fits.append(member)})
+            objective({}, ignore, Worker())
+        for left, right in zip(fits[0].parameters(), fits[1].parameters(), strict=True):
+            torch.testing.assert_close(left, right, rtol=0, atol=0)
+
+    def test_a_fold_that_stops_early_ends_at_the_step_of_all(self, fold_data: FoldData, task: MemberTask) -> None:
+        folds, reported = inner(fold_data), []
+        hasty = replace(task, training=task.training.updated(patience=1, min_improvement=1e3))
+        found = MemberObjective(folds, hasty, 5)({}, lambda *end: reported.append(end), Worker())
+        assert [step for step, _ in reported] == [1, 2, 5, 6, 7, 10]
+        assert reported[1][1] == reported[2][1]
+        assert reported[-1][1] == found["loss"]
 
     def test_several_objectives(self, fold_data: FoldData, task: MemberTask) -> None:
         drawdowns, returns = iter([0.1, 0.3]), iter([np.full(3, 0.2), np.full(3, 0.1)])
@@ -99,7 +125,7 @@ class TestTrial:
         )
         values = objective({}, ignore, Worker())
         assert list(values) == ["loss", "latency", "sharpe", "drawdown", "returns"]
-        np.testing.assert_array_equal(values["returns"], [0.1, 0.1, 0.1, 0.2, 0.2, 0.2])
+        np.testing.assert_array_equal(values["returns"], [0.2, 0.2, 0.2, 0.1, 0.1, 0.1])
         assert values["latency"] > 0
         assert (values["sharpe"], values["drawdown"]) == (1.0, 0.3)
 

@@ -17,7 +17,7 @@ from ray.tune.search import Searcher
 
 from cryptoml.distributed.tuning.reports import ARRAYS, FACTS, LOSS, OUTCOME, STEP
 from cryptoml.errors import CryptomlError
-from cryptoml.training.search import log_failure
+from cryptoml.training.search import log_end
 from cryptoml.training.study import Study
 from cryptoml.training.trial import Outcome
 
@@ -68,7 +68,7 @@ class StudySearch(Searcher):
         else:
             outcome = Outcome("PRUNED", facts=facts)
         with self.remembering():
-            log_failure(self.study.tell(number, outcome))
+            log_end(self.study.tell(number, outcome))
 
     def save(self, checkpoint_path: str) -> None:
         """Write nothing: the study keeps itself."""
