@@ -68,7 +68,7 @@ class TestPage:
 
     def test_holds_history_parallel_coordinates_importance_and_steps(self, page: str) -> None:
         assert [{trace["type"] for trace in chart["data"]} for chart in charts(page)].count({"scatter"}) == 3
-        for heading in ("History of loss", "Parallel coordinates of loss", "What matters for loss", "Validation loss by epoch"):
+        for heading in ("History of loss", "Parallel coordinates of loss", "What matters for loss", "Loss by epoch"):
             assert heading in page
 
     def test_every_chart_has_a_height_and_no_theme_of_its_own(self, page: str) -> None:
