@@ -98,7 +98,11 @@ def _charts(study: optuna.Study, objectives: Sequence[str]) -> Iterator[str]:
             yield _importance(study, varied, index, name)
     if len(objectives) == 1:
         steps = optuna.visualization.plot_intermediate_values(study)
-        yield card("Loss by epoch", "On the inner tests so far; lines that end early were pruned.", chart(_plain(steps, 380, legend=False)))
+        yield card(
+            "Loss by epoch",
+            "On the inner tests so far; lines that end early were pruned.",
+            chart(_plain(steps, 380, legend=False)),
+        )
 
 
 def _varies(trials: Sequence[Any], name: str) -> bool:

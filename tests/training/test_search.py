@@ -251,7 +251,9 @@ class TestOptimizer:
         x, y = regression()
         found = []
         for data in ((x, y), (x.astype(np.float64), y.astype(np.float64)), (x.tolist(), y.tolist())):
-            search = HyperparameterOptimizer(by_dict, data, data, None, 1, search_space=SMALL, config=TrainingConfig(max_epochs=1))
+            search = HyperparameterOptimizer(
+                by_dict, data, data, None, 1, search_space=SMALL, config=TrainingConfig(max_epochs=1)
+            )
             search.optimize()
             found.append(search.trials[0].cost)
         assert found == pytest.approx([found[0]] * 3)
