@@ -34,7 +34,7 @@ class SearchConfig(BaseModel):
         ("loss",), min_length=1, description=f"What a trial is judged by, one or several of {', '.join(get_args(ObjectiveName))}"
     )
     sampler: Literal["tpe", "random"] = Field("tpe", description="tpe: multivariate, with a constant liar for parallel trials")
-    startup_trials: int = Field(10, ge=1, description="Configurations that tpe draws at random before it learns from them")
+    startup_trials: int = Field(16, ge=1, description="Configurations that tpe draws at random before it learns from them")
     pruner: Literal["asha", "hyperband", "median", "none"] = Field(
         "asha",
         description="Which trials end early, by epochs; only with loss as the single objective. asha and hyperband let one in "

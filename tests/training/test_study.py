@@ -141,7 +141,7 @@ class TestSearch:
 
     @pytest.mark.parametrize("pruner", ["asha", "hyperband", "median"])
     def test_a_hopeless_trial_is_given_up_but_not_at_its_last_step(self, pruner: str) -> None:
-        study = make(num_trials=60, max_steps=3, pruner=pruner)
+        study = make(num_trials=60, max_steps=3, pruner=pruner, grace_epochs=1)
         run(study, 30)
         stopped = []
         for step in (1, 2):
@@ -197,8 +197,8 @@ class TestGoingOn:
         assert [(trial.state, trial.user_attrs["reason"]) for trial in stored(tmp_path)] == [(TrialState.FAIL, INTERRUPTED)]
 
     def test_a_pruner_remembers_the_rungs(self, tmp_path: Path) -> None:
-        run(make(num_trials=9, folder=tmp_path), objective=lambda _: 0.1)
-        study = make(num_trials=10, folder=tmp_path)
+        run(make(num_trials=9, folder=tmp_path, grace_epochs=1), objective=lambda _: 0.1)
+        study = make(num_trials=10, folder=tmp_path, grace_epochs=1)
         number, _ = study.ask()
         assert study.report(number, 1, 0.5)
 
