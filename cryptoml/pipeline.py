@@ -11,7 +11,7 @@ goes only part of the way (`Pipeline.trials`, `Pipeline.train`) leaves its part 
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -25,6 +25,7 @@ from cryptoml.config import ExperimentConfig
 from cryptoml.data.market import Market, read_market
 from cryptoml.data.run_folder import RunFolder, publish_file
 from cryptoml.data.splits import Fold, Span
+from cryptoml.evaluation.baselines import BASELINES
 from cryptoml.evaluation.candidates import EvaluationInput, candidate_from_predictions
 from cryptoml.evaluation.findings import ceiling_table, control_table, ensemble_table, planted_table
 from cryptoml.evaluation.folds import join_candidates, join_predictions
@@ -225,6 +226,7 @@ class Pipeline:
         predictions = join_predictions([part.predictions for part in forecasts])
         candidates = [candidate_from_predictions("ensemble", predictions, inputs)]
         candidates += join_candidates([part.others for part in forecasts])
+        inputs = replace(inputs, tuned=frozenset(one.name for one in candidates if one.name not in BASELINES))
         with progress_bar("evaluation", "candidate", len(candidates)) as bar:
             evaluations = evaluate_all(inputs, candidates, lambda _: bar.update())
         ensemble = evaluations.pop("ensemble")
@@ -237,7 +239,7 @@ class Pipeline:
             ensemble=ensemble,
             baselines=evaluations,
             skipped={one.name: one.skipped for one in candidates if one.skipped is not None},
-            missing=self._missing(),
+            missing=self._missing(forecasts[-1], evaluations),
             config=self.config.model_dump(mode="json"),
             history={part.name: part.history for part in forecasts[-1].fitted},
             importance=forecasts[-1].importance,
@@ -277,21 +279,28 @@ class Pipeline:
         save_bundle(self.run.out / "bundle", bundle)
         self.run.upload("bundle")
 
-    def _missing(self) -> dict[str, str]:
+    def _missing(self, last: FoldForecast, others: Mapping[str, Evaluation]) -> dict[str, str]:
         """Return what a complete protocol would hold and this run does not, with the reason."""
-        config = self.config
-        missing, complete = dict[str, str](), len(self.trial_returns.names)
-        if complete < 2:
-            missing["probability of backtest overfitting"] = f"needs two complete trials of the sweep, had {complete}"
-        if config.num_seeds < 5:
-            missing["five seeds"] = f"{config.num_seeds} asked for; `num_seeds` (--seeds) sets them"
-        if not config.ablations:
-            missing["ablations of graph and feature categories"] = "not asked for; the setting `ablations` adds them"
-        if not config.continual_steps:
-            missing["ablation of the continual step"] = "not asked for; the setting `continual_steps` adds it"
-        if not config.adaptation.rehearsals:
-            missing["ablation of the meta-learning"] = "not asked for; the setting `adaptation.rehearsals` adds it"
-        return missing
+        config, complete = self.config, len(self.trial_returns.names)
+        speaking = "no member with a say in the ensemble"
+        reasons = {
+            "funding": (not self.market.panel.tables.get("funding"), "the data hold none; holding a position costs nothing"),
+            "data health": (not self.market.health.rows(), "the built-in market has nothing to mend"),
+            "sweep history": (not self.trials, "no search was asked for; `sweep.num_trials` sets its length"),
+            "probability of backtest overfitting": (complete < 2, f"needs two complete trials of the sweep, had {complete}"),
+            "five seeds": (config.num_seeds < 5, f"{config.num_seeds} asked for; `num_seeds` (--seeds) sets them"),
+            "run on shuffled labels": (CONTROL not in others, "not asked for; the setting `shuffled_label_run` adds it"),
+            "ablations of graph and feature categories": (
+                not config.ablations,
+                "not asked for; the setting `ablations` adds them",
+            ),
+            "ablation of the continual step": (not config.continual_steps, "not asked for; `continual_steps` adds it"),
+            "ablation of the meta-learning": (not config.adaptation.rehearsals, "not asked for; `adaptation.rehearsals` adds it"),
+            "feature importance": (not last.importance, f"{speaking} selects features"),
+            "temporal attention": (not last.attention, "no member attends to the past"),
+            "learned asset graph": (last.graph is None, f"{speaking} has one"),
+        }
+        return {name: reason for name, (absent, reason) in reasons.items() if absent}
 
     def _findings(
         self, inputs: EvaluationInput, ensemble: Evaluation, others: dict[str, Evaluation], last: FoldForecast

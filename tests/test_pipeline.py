@@ -126,6 +126,10 @@ class TestOutputs:
         assert len(report["trials"]) == 2
         assert report["config"]["lookback"] == 16
         assert "probability of backtest overfitting" not in report["missing"]
+        assert {"funding", "five seeds", "ablation of the continual step"} <= set(report["missing"])
+        assert not {"learned asset graph", "feature importance", "sweep history"} & set(report["missing"])
+        assert report["baselines"]["member_tft"]["trading"]["num_trials"] == 2
+        assert report["baselines"]["lightgbm"]["trading"]["num_trials"] == 1
         page = (outcome.folder / "report.html").read_text()
         assert page.lstrip().lower().startswith("<!doctype html")
 

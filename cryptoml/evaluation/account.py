@@ -1,6 +1,6 @@
 """What a backtest leaves behind: positions, returns and costs of every bar, and the drawdown brake between them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -103,6 +103,11 @@ class Account:
     def net_at(self, side_bps: float) -> np.ndarray:
         """Return the net returns `[time]` of the same trades at another cost per side."""
         return self.gross - self.turnover * (side_bps * _BPS)
+
+    def of_assets(self, assets: slice) -> "Account":
+        """Return what some assets alone contribute."""
+        held = {part.name: getattr(self, part.name)[assets] for part in fields(self) if part.name != "side_bps"}
+        return replace(self, **held)
 
     def trade_returns(self) -> np.ndarray:
         """Return the net result of every trade `[trade]`: a run of bars whose position keeps its sign.

@@ -1,6 +1,5 @@
 """What is evaluated: an ensemble or a baseline, in one form, on the test bars alone."""
 
-import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -51,7 +50,7 @@ class EvaluationInput:
         bootstrap: Intervals.
         num_trials: Configurations tried before the tuned candidates were chosen, for the deflated Sharpe ratio.
         trial_sharpe_variance: Variance of the trials' per-bar Sharpe ratios; None where they are not known.
-        tuned: Candidates that the trials chose, by name or by what comes before a `_seed_N`; the others were tried once.
+        tuned: Names of the candidates whose settings the trials chose; the others were tried once.
     """
 
     panel: Panel
@@ -93,7 +92,7 @@ class EvaluationInput:
 
     def num_trials_of(self, name: str) -> int:
         """Return how many configurations were tried before a candidate was chosen, itself included."""
-        return self.num_trials if re.sub(r"_seed_\d+$", "", name) in self.tuned else 1
+        return self.num_trials if name in self.tuned else 1
 
     @property
     def resampling(self) -> dict[str, Any]:

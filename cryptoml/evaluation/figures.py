@@ -25,17 +25,16 @@ from cryptoml.features.targets import REGIMES
 from cryptoml.trading.forecasts import Forecasts
 
 __all__ = [
+    "counted_rows",
     "direction_figures",
     "figure",
     "quantile_figures",
     "ranking_figures",
-    "regime_breakdown",
     "regime_figures",
+    "right_rows",
     "stop_figures",
-    "symbol_breakdown",
     "trading_figures",
     "volatility_figures",
-    "year_breakdown",
 ]
 
 Figures = dict[str, Any]
@@ -45,12 +44,12 @@ def direction_figures(inputs: EvaluationInput, forecasts: Forecasts) -> Figures:
     """Accuracy against the majority class, AUC, calibration, accuracy by confidence."""
     probabilities, labels = forecasts.probabilities, inputs.targets.direction[:, inputs.bars]
     score, realised = forecasts.tilt, inputs.realised
-    counted = _counted(probabilities, labels)
+    counted = counted_rows(probabilities, labels)
     moved = np.isfinite(score) & np.isfinite(realised) & (score != 0) & (realised != 0)
     shown = np.where(counted, labels, -1)
     return {
         "num_forecasts": int(counted.sum()),
-        "accuracy": figure(inputs, accuracy_statistic(_right(probabilities, labels), counted)),
+        "accuracy": figure(inputs, accuracy_statistic(right_rows(probabilities, labels), counted)),
         "majority_share": classification.majority_share(shown, 3),
         "independence_accuracy": classification.independence_accuracy(probabilities, shown),
         "sign_accuracy": figure(inputs, accuracy_statistic(np.sign(score) == np.sign(realised), moved)),
@@ -116,11 +115,11 @@ def volatility_figures(inputs: EvaluationInput, forecasts: Forecasts) -> Figures
 def regime_figures(inputs: EvaluationInput, forecasts: Forecasts) -> Figures | None:
     """Accuracy of the regime forecast against its majority; None where the candidate forecasts no regime."""
     labels = inputs.targets.regime[:, inputs.bars]
-    counted = _counted(forecasts.regime, labels)
+    counted = counted_rows(forecasts.regime, labels)
     if not counted.any():
         return None
     return {
-        "accuracy": figure(inputs, accuracy_statistic(_right(forecasts.regime, labels), counted)),
+        "accuracy": figure(inputs, accuracy_statistic(right_rows(forecasts.regime, labels), counted)),
         "majority_share": classification.majority_share(np.where(counted, labels, -1), len(REGIMES)),
         "macro_auc": classification.macro_auc(forecasts.regime, labels),
     }
@@ -169,63 +168,6 @@ def stop_figures(inputs: EvaluationInput, account: Account) -> Figures:
     }
 
 
-def symbol_breakdown(inputs: EvaluationInput, forecasts: Forecasts, account: Account) -> dict[str, Figures]:
-    """The main figures of every symbol."""
-    per_year = bars_per_year(inputs.panel.timeframe)
-    breakdown = {}
-    for row, symbol in enumerate(inputs.panel.symbols):
-        only = slice(row, row + 1)
-        figures = _slice_figures(inputs, forecasts[only], only, np.ones(account.position[only].shape, dtype=bool))
-        figures["sharpe_ratio"] = figure(inputs, sharpe_statistic(account.asset_net[row], per_year))
-        figures["net_return"] = float(account.asset_net[row].sum())
-        figures["turnover"] = float(account.asset_turnover[row].sum())
-        breakdown[symbol] = figures
-    return breakdown
-
-
-def year_breakdown(inputs: EvaluationInput, forecasts: Forecasts, account: Account) -> dict[str, Figures]:
-    """The main figures of every calendar year (UTC) of the test."""
-    years, breakdown = inputs.test_panel.timestamps.year.to_numpy(), {}
-    for year in np.unique(years):
-        inside = years == year
-        figures = _slice_figures(inputs, forecasts, slice(None), np.broadcast_to(inside, account.position.shape))
-        net = account.net[inside]
-        figures["sharpe_ratio"] = figure(inputs, sharpe_statistic(net, bars_per_year(inputs.panel.timeframe)))
-        figures["net_return"] = float(net.sum())
-        breakdown[str(year)] = figures
-    return breakdown
-
-
-def regime_breakdown(inputs: EvaluationInput, forecasts: Forecasts, account: Account) -> dict[str, Figures]:
-    """The main figures by the market's regime (known for sure only afterwards)."""
-    regime = inputs.targets.regime[:, inputs.bars]
-    breakdown = {}
-    for code, name in enumerate(REGIMES):
-        inside = regime == code
-        figures = _slice_figures(inputs, forecasts, slice(None), inside)
-        figures["share_of_bars"] = float(inside.sum() / max((regime >= 0).sum(), 1))
-        # the position that a decision at bar t opens earns from bar t + 1 on
-        following = np.roll(inside, 1, axis=1)
-        following[:, 0] = False
-        figures["net_return"] = float(account.asset_net[following].sum())
-        breakdown[name] = figures
-    return breakdown
-
-
-def _slice_figures(inputs: EvaluationInput, forecasts: Forecasts, assets: slice, inside: np.ndarray) -> Figures:
-    """Return the main figures of some assets' forecasts at the bars that `inside` marks."""
-    labels = np.where(inside, inputs.targets.direction[assets, inputs.bars], -1)
-    realised = np.where(inside, inputs.realised[assets], np.nan)
-    counted, score = _counted(forecasts.probabilities, labels), forecasts.tilt
-    return {
-        "num_forecasts": int(counted.sum()),
-        "accuracy": figure(inputs, accuracy_statistic(_right(forecasts.probabilities, labels), counted)),
-        "majority_share": classification.majority_share(np.where(counted, labels, -1), 3),
-        "auc": classification.auc(score, np.where(np.isfinite(realised), realised > 0, -1)),
-        "rank_ic": forecast.rank_information_coefficient(score, realised),
-    }
-
-
 def _swept(account: Account, side_bps: float, per_year: float) -> Figures:
     net = account.net_at(side_bps)
     return {
@@ -235,11 +177,13 @@ def _swept(account: Account, side_bps: float, per_year: float) -> Figures:
     }
 
 
-def _counted(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def counted_rows(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return bool `[asset, time]`: there is a forecast and its label is known."""
     return (labels >= 0) & ~np.isnan(probabilities).any(axis=-1)
 
 
-def _right(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def right_rows(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return bool `[asset, time]`: the likeliest class is the label."""
     return np.nan_to_num(probabilities).argmax(axis=-1) == labels
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cryptoml.evaluation import figures
+from cryptoml.evaluation import breakdowns, figures
 from cryptoml.evaluation.account import Account
 from cryptoml.evaluation.backtest import BacktestConfig, backtest
 from cryptoml.evaluation.candidates import Candidate, EvaluationInput
@@ -58,9 +58,9 @@ def evaluate(inputs: EvaluationInput, candidate: Candidate) -> Evaluation:
     if with_other_stops is not None:
         name = "without_stops" if inputs.backtest.use_stops else "with_stops"
         sections["trading"][name] = figures.stop_figures(inputs, with_other_stops)
-    sections["per_symbol"] = figures.symbol_breakdown(inputs, candidate.forecasts, account)
-    sections["per_year"] = figures.year_breakdown(inputs, candidate.forecasts, account)
-    sections["per_regime"] = figures.regime_breakdown(inputs, candidate.forecasts, account)
+    sections["per_symbol"] = breakdowns.symbol_breakdown(inputs, candidate.forecasts, account)
+    sections["per_year"] = breakdowns.year_breakdown(inputs, candidate.forecasts, account)
+    sections["per_regime"] = breakdowns.regime_breakdown(inputs, candidate.forecasts, account)
     return Evaluation(candidate, sections, signals, account)
 
 

@@ -58,17 +58,24 @@ def rank_ic_statistic(score: np.ndarray, realised: np.ndarray, *, ranked: bool =
     return mean_statistic(forecast.cross_sectional_ic(score, realised, ranked=ranked))
 
 
-def sharpe_statistic(returns: np.ndarray, bars_per_year: float) -> Statistic:
-    """Return the annualised Sharpe ratio of returns `[time]`; NaN returns count as 0."""
-    returns = np.nan_to_num(returns)
-    num_bars = len(returns)
+def sharpe_statistic(returns: np.ndarray, bars_per_year: float, counted: np.ndarray | None = None) -> Statistic:
+    """Return the annualised Sharpe ratio of returns `[time]`; NaN returns count as 0.
+
+    Args:
+        returns: Per bar.
+        bars_per_year: Of that length.
+        counted: Bool `[time]`, the bars that it is of; all where None.
+    """
+    counted = np.ones(len(returns), dtype=bool) if counted is None else counted
+    returns = np.where(counted, np.nan_to_num(returns), 0.0)
 
     def ratio(sums: np.ndarray) -> np.ndarray:
-        mean = sums[..., 0] / num_bars
-        variance = (sums[..., 1] - num_bars * mean**2) / max(num_bars - 1, 1)
+        number = sums[..., 2]
+        mean = sums[..., 0] / number
+        variance = (sums[..., 1] - number * mean**2) / np.maximum(number - 1, 1)
         return np.where(variance > 1e-30, mean / np.sqrt(np.maximum(variance, 1e-30)), np.nan) * np.sqrt(bars_per_year)
 
-    return Statistic(np.stack([returns, returns**2], axis=1), ratio)
+    return Statistic(np.stack([returns, returns**2, counted], axis=1), ratio)
 
 
 def auc_statistic(score: np.ndarray, positive: np.ndarray) -> Statistic:

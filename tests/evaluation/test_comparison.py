@@ -142,8 +142,10 @@ class TestTrials:
         assert found["sharpe_variance_per_bar"] is None
 
     def test_only_what_the_trials_chose_is_deflated_by_them(self, planted, trials: TrialReturns) -> None:
-        inputs = replace(planted[0], num_trials=trials.num_trials, trial_sharpe_variance=trials.sharpe_variance)
-        for name, tried in (("ensemble", 6), ("ensemble_seed_2", 6), ("lightgbm", 1)):
+        tuned = frozenset({"ensemble", "ensemble_seed_2", "member_tft"})
+        spread = trials.sharpe_variance
+        inputs = replace(planted[0], num_trials=trials.num_trials, trial_sharpe_variance=spread, tuned=tuned)
+        for name, tried in (("ensemble", 6), ("ensemble_seed_2", 6), ("member_tft", 6), ("lightgbm", 1)):
             evaluation = evaluate(inputs, skilled(inputs, name, 0.1))
             trading = evaluation.figures["trading"]
             assert trading["num_trials"] == tried

@@ -108,6 +108,45 @@ def test_figures_say_the_same_as_their_parts(planted, evaluations):
     assert evaluation.figures["regime"] is None
 
 
+def plain_sharpe(net: np.ndarray) -> float:
+    return net.mean() / net.std(ddof=1) * np.sqrt(24 * 365)
+
+
+def test_a_symbol_is_judged_by_its_own_bars_and_trades(evaluations):
+    evaluation = evaluations["logistic"]
+    account = evaluation.backtest
+    trades = 0
+    for row, figures in enumerate(evaluation.figures["per_symbol"].values()):
+        net = account.asset_net[row]
+        assert figures["sharpe_ratio"]["value"] == pytest.approx(plain_sharpe(net))
+        equity = np.concatenate([[1], np.cumprod(1 + net)])
+        assert figures["max_drawdown"] == pytest.approx(
+            max(1 - equity[bar] / equity[: bar + 1].max() for bar in range(len(equity)))
+        )
+        trades += figures["num_trades"]
+    assert trades == evaluation.figures["trading"]["num_trades"]
+    turnover = sum(figures["turnover"] for figures in evaluation.figures["per_symbol"].values())
+    assert turnover == pytest.approx(account.turnover.sum())
+
+
+def test_a_regime_is_judged_by_the_bars_that_follow_its_decisions(planted, evaluations):
+    inputs, evaluation = planted[0], evaluations["logistic"]
+    regime, volatility = inputs.targets.regime[:, inputs.bars], evaluation.candidate.forecasts.volatility
+    realised, account = inputs.targets.volatility[:, inputs.bars], evaluation.backtest
+    for code, figures in enumerate(evaluation.figures["per_regime"].values()):
+        bars = [bar for bar in range(1, regime.shape[1]) if (regime[:, bar - 1] == code).any()]
+        net = [account.asset_net[regime[:, bar - 1] == code, bar].sum() for bar in bars]
+        assert figures["net_return"] == pytest.approx(sum(net))
+        if len(net) < 3:
+            continue
+        sharpe = figures["sharpe_ratio"]
+        assert sharpe["value"] == pytest.approx(plain_sharpe(np.array(net)))
+        assert sharpe["low"] < sharpe["value"] < sharpe["high"]
+        inside = (regime == code) & np.isfinite(volatility) & (realised > 0)
+        ratio = (realised[inside] / volatility[inside]) ** 2
+        assert figures["qlike"] == pytest.approx((ratio - np.log(ratio) - 1).mean(), rel=1e-5)
+
+
 def test_signals_are_held_as_tranches_over_the_horizon(planted, evaluations):
     inputs, evaluation = planted[0], evaluations["logistic"]
     decisions = evaluation.signals.signed_size

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -217,16 +218,43 @@ def test_account_axis_has_some_round_values_in_sight(low, high):
     assert all(f"{value:.6g}".count("9") < 3 for value in values)
 
 
-@pytest.mark.slow
-def test_every_chart_is_drawn_in_a_browser(written, page, tmp_path):
+def drawn(address: str, folder: Path) -> str:
+    """Return the elements of a page after its scripts ran."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no Chromium on this machine")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    options += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path}", "--virtual-time-budget=20000"]
-    command = [browser, *options, "--dump-dom", f"file://{written}"]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    options += ["--disable-component-update", "--disable-sync", f"--user-data-dir={folder}", "--virtual-time-budget=20000"]
+    command = [browser, *options, "--allow-file-access-from-files", "--dump-dom", address]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+@pytest.mark.slow
+def test_every_chart_is_drawn_in_a_browser(written, page, tmp_path):
+    shown = drawn(f"file://{written}", tmp_path)
     boxes = re.findall(r'<div class="chart[^"]*"', shown)
     assert len(boxes) == len(page.charts)
     assert all("js-plotly-plot" in box for box in boxes)
     assert shown.count('class="views"') == sum("views" in chart for chart in page.charts)
+
+
+NARROWED = """<!doctype html><body><iframe src="{page}" style="width:1000px; height:9000px"></iframe><script>
+const frame = document.querySelector('iframe');
+const charts = () => [...frame.contentDocument.querySelectorAll('.js-plotly-plot')];
+const widths = () => charts().map(chart => [chart.clientWidth, chart.querySelector('.main-svg').clientWidth]);
+function narrow() {{
+  if (charts().length < {charts}) return setTimeout(narrow, 100);
+  frame.style.width = '390px';
+  setTimeout(() => document.body.append(document.createElement('pre'), JSON.stringify(widths())), 1000);
+}}
+narrow();
+</script></body>"""
+
+
+@pytest.mark.slow
+def test_charts_follow_the_width_of_their_cards(written, page, tmp_path):
+    wrapper = tmp_path / "narrowed.html"
+    wrapper.write_text(NARROWED.format(page=f"file://{written}", charts=len(page.charts)))
+    widths = json.loads(drawn(f"file://{wrapper}", tmp_path / "browser").split("<pre></pre>")[1].split("</body>")[0])
+    assert len(widths) == len(page.charts)
+    assert all(200 < box < 390 and drawing == box for box, drawing in widths)

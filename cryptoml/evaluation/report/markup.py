@@ -8,7 +8,21 @@ import numpy as np
 
 from cryptoml.evaluation.report.files import strict_json
 
-__all__ = ["Cell", "card", "cell", "chart", "figure", "number", "pair", "pairs_table", "ranged", "signed", "stack", "table"]
+__all__ = [
+    "Cell",
+    "card",
+    "cell",
+    "chart",
+    "figure",
+    "number",
+    "pair",
+    "pairs_table",
+    "ranged",
+    "signed",
+    "spread",
+    "stack",
+    "table",
+]
 
 Cell = str | tuple[str, str]
 """Text, or text and a CSS class."""
@@ -30,10 +44,15 @@ def figure(values: Mapping[str, float], style: str) -> str:
     return f"{number(values['value'], style)} <small>{low} to {high}</small>"
 
 
+def spread(values: Mapping[str, float], style: str, scale: float = 1.0) -> str:
+    """Return a figure for a cell, its interval below it."""
+    value, low, high = (number(values[name] * scale, style) for name in ("value", "low", "high"))
+    return f"{value}\n{low} to {high}"
+
+
 def signed(values: Mapping[str, Any], style: str, scale: float = 1.0) -> Cell:
     """Return a difference with its interval, marked where the interval excludes zero."""
-    value, low, high = (number(values[name] * scale, style) for name in ("value", "low", "high"))
-    return f"{value}\n{low} to {high}", {True: "good", False: "bad", None: "even"}[values["better"]]
+    return spread(values, style, scale), {True: "good", False: "bad", None: "even"}[values["better"]]
 
 
 def cell(value: Any) -> str:

@@ -92,7 +92,7 @@ def _trials_table(report: Report) -> str:
         )
         for trial in ranked
     ]
-    columns = ("trial", "state", "loss", "seconds", *(name.replace("_", " ") for name in names))
+    columns = ("trial", "state", "validation loss", "seconds", *(name.replace("_", " ") for name in names))
     return table(columns, rows, mark_first=True, limit=10)
 
 

@@ -7,7 +7,7 @@ from cryptoml.evaluation.comparison import MEASURES
 from cryptoml.evaluation.report import charts
 from cryptoml.evaluation.report.chart_parts import shown_name
 from cryptoml.evaluation.report.content import Report
-from cryptoml.evaluation.report.markup import Cell, card, chart, number, pair, pairs_table, ranged, signed, table
+from cryptoml.evaluation.report.markup import Cell, card, chart, number, pair, pairs_table, ranged, signed, spread, table
 from cryptoml.evaluation.report.summary import summary_columns, summary_rows
 
 __all__ = ["baseline_cards", "breakdown_cards", "difference_rows", "forecast_cards", "trading_cards"]
@@ -124,32 +124,31 @@ def _quantile_row(horizon: str, figures: Figures) -> tuple[str, ...]:
 def breakdown_cards(report: Report) -> Iterator[str]:
     """The same by symbol, by year and by regime."""
     figures = report.ensemble.figures
-    columns = ("", "forecasts", "accuracy", "interval", "majority", "AUC", "rank IC", "net return")
-    symbols = table((*columns, "Sharpe"), [_symbol_row(name, row) for name, row in figures["per_symbol"].items()], limit=40)
-    yield card("By symbol", "", chart(charts.symbol_accuracy(report.ensemble)) + symbols)
-    years = table((*columns, "Sharpe"), [_symbol_row(name, row) for name, row in figures["per_year"].items()])
+    columns = ("", "forecasts", "accuracy", "majority", "AUC", "rank IC", "ECE", "QLIKE", "net return", "drawdown", "Sharpe")
+    symbols = table(columns, [_breakdown_row(name, row) for name, row in figures["per_symbol"].items()], limit=40)
+    note = "Return, drawdown and Sharpe ratio are of what each adds to the account."
+    yield card("By symbol", note, chart(charts.symbol_accuracy(report.ensemble)) + symbols)
+    years = table(columns, [_breakdown_row(name, row) for name, row in figures["per_year"].items()])
     yield card("By year", "", years) if len(figures["per_year"]) > 1 else ""
-    regimes = table((*columns, "share of bars"), [_regime_row(name, row) for name, row in figures["per_regime"].items()])
-    yield card("By regime", "The market's regime at the forecast, as the bars after it show.", regimes)
-
-
-def _symbol_row(name: str, figures: Figures) -> tuple[str, ...]:
-    return (*_breakdown_row(name, figures), ranged(figures["sharpe_ratio"], "+.2f"))
-
-
-def _regime_row(name: str, figures: Figures) -> tuple[str, ...]:
-    return (*_breakdown_row(name, figures), number(figures["share_of_bars"], ".1%"))
+    shares = [(*_breakdown_row(name, row), number(row["share_of_bars"], ".1%")) for name, row in figures["per_regime"].items()]
+    yield card(
+        "By regime",
+        "The market's regime at the forecast, as the bars after it show.",
+        table((*columns, "share of bars"), shares),
+    )
 
 
 def _breakdown_row(name: str, figures: Figures) -> tuple[str, ...]:
-    accuracy = figures["accuracy"]
     return (
         name,
         f"{figures['num_forecasts']:,}",
-        number(accuracy["value"], ".1%"),
-        f"{number(accuracy['low'], '.1%')} .. {number(accuracy['high'], '.1%')}",
+        spread(figures["accuracy"], ".1%"),
         number(figures["majority_share"], ".1%"),
         number(figures["auc"], ".3f"),
         number(figures["rank_ic"], "+.3f"),
+        number(figures["expected_calibration_error"], ".3f"),
+        number(figures["qlike"], ".3f"),
         number(figures["net_return"], "+.2%"),
+        number(figures["max_drawdown"], ".1%"),
+        spread(figures["sharpe_ratio"], "+.2f"),
     )

@@ -49,7 +49,9 @@ section > .chart, section > .scroll, section > details, section > .three, sectio
 .stack { display:flex; flex-direction:column; gap:20px; min-width:0; }
 .stack > :last-child { flex:1; }
 .three { display:grid; grid-template-columns:repeat(3,minmax(0,1fr)); gap:8px; }
-.scroll { overflow-x:auto; margin-inline:-22px; padding-inline:22px; }
+.scroll { overflow-x:auto; margin-inline:-22px; padding-inline:22px; background:
+  linear-gradient(to left, var(--card) 40%, transparent) right / 60px 100% no-repeat local,
+  linear-gradient(to left, color-mix(in srgb, var(--ink) 16%, transparent), transparent) right / 18px 100% no-repeat scroll; }
 table { border-collapse:separate; border-spacing:0; width:calc(100% + 20px); margin-inline:-10px; font-size:13.5px;
   font-variant-numeric:tabular-nums; }
 th, td { padding:7px 12px; text-align:right; white-space:nowrap; border-bottom:1px solid var(--line); }
@@ -148,8 +150,9 @@ function draw(chart) {
     legend: { orientation: 'h', yref: 'container', y: 0, yanchor: 'bottom', x: 0, font: small, itemwidth: 30 },
     xaxis: axis(figure.layout.xaxis, colours), yaxis: axis(figure.layout.yaxis, colours) };
   if (figure.layout.showlegend) layout.margin.b = narrow ? 104 : 84;
-  Plotly.react(chart.box, figure.data, layout, { displayModeBar: false, responsive: true });
+  Plotly.react(chart.box, figure.data, layout, { displayModeBar: false });
   chart.drawn = true;
+  chart.width = chart.box.clientWidth;
 }
 const later = window.requestIdleCallback ? task => requestIdleCallback(task, { timeout: 200 }) : task => setTimeout(task, 16);
 function drawRest() {
@@ -160,7 +163,8 @@ charts.filter(chart => chart.box.getBoundingClientRect().top < window.innerHeigh
 drawRest();
 const redraw = () => charts.filter(chart => chart.drawn).forEach(draw);
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', redraw);
-matchMedia('(max-width: 620px)').addEventListener('change', redraw);
+new ResizeObserver(() => charts.filter(chart => chart.drawn && chart.width !== chart.box.clientWidth).forEach(draw))
+  .observe(document.querySelector('main'));
 window.addEventListener('beforeprint', () => charts.forEach(draw));
 const links = new Map([...document.querySelectorAll('nav a')].map(link => [link.hash.slice(1), link]));
 const spy = new IntersectionObserver(entries => entries.forEach(entry => {
