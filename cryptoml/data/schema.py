@@ -203,8 +203,10 @@ def normalise_symbol(symbol: str) -> str:
     """Return the lake's spelling of a market: `BTC/USDT`, `btc-usdt`, `BTC/USDT:USDT` and `BTC_USDT_USDT` all become `BTCUSDT`.
 
     Raises:
-        ConfigError: Nothing but separators is left.
+        ConfigError: It is no text, or nothing but separators is left.
     """
+    if not isinstance(symbol, str):
+        raise ConfigError(f"symbol must be text such as 'BTC/USDT', was {symbol!r}")
     parts = re.split(r"[/_:\-]", symbol.strip().upper())
     if len(parts) == 3 and parts[1] == parts[2]:  # base, quote, settlement
         parts.pop()

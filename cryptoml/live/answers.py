@@ -1,6 +1,7 @@
 """From an ensemble's numbers at a bar to what a caller is told: every task by name, and the signal."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,21 @@ class Answers:
             quantile_levels=self._targets.quantiles,
             regime=predictions.regime[place],
         )
+
+    def signal_of(self, prediction: Prediction, min_confidence: float) -> dict[str, Any]:
+        """Return the signal of a prediction with another least confidence than that of the settings."""
+        levels = prediction.quantiles[prediction.horizon_bars]
+        exact = partial(np.array, dtype=np.float32)  # as the ensemble gave it
+        forecast = Forecasts.of(
+            exact(list(prediction.direction.values())),
+            exact(prediction.volatility),
+            horizon_bars=prediction.horizon_bars,
+            timeframe=self._timeframe,
+            quantiles=exact(list(levels.values())),
+            quantile_levels=tuple(levels),
+            regime=exact(list(prediction.regime.values())),
+        )
+        return describe(decide(forecast, self.trading, min_confidence=min_confidence))
 
     def _predicted(self, symbol: str, question: Question, predictions: Predictions, moved_by: str | None) -> Prediction:
         row = self._symbols.index(symbol)

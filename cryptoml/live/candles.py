@@ -25,8 +25,10 @@ def tidy_candles(frame: pd.DataFrame, symbol: str, assume_timezone: str | None =
     """Return a frame with a UTC `timestamp` column and the candle columns under our names, from any common spelling.
 
     Raises:
-        DataError: A column is missing, or instants carry no timezone and none is assumed.
+        DataError: It is no frame, a column is missing, or instants carry no timezone and none is assumed.
     """
+    if not isinstance(frame, pd.DataFrame):
+        raise DataError(f"candles of {symbol} must be a DataFrame, was {type(frame).__name__}")
     if isinstance(frame.index, pd.DatetimeIndex):
         frame = frame.assign(open_time=frame.index).reset_index(drop=True)
     tidy = renamed(frame, CANDLE_ALIASES).drop(columns=["symbol", "timeframe"], errors="ignore")

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cryptoml.data.panel import Panel
+from cryptoml.data.validation.timestamps import to_instant
 from cryptoml.errors import BundleError, DataError
 from cryptoml.features.targets import REGIMES, make_targets
 from cryptoml.live.adaptation import Adaptation, finite_or_none
@@ -175,6 +176,12 @@ class Predictor:
         """
         return self._answers.of(question, predictions, moved_by or {})
 
+    def signal_of(self, prediction: Prediction, min_confidence: float | None = None) -> Mapping[str, Any]:
+        """Return the signal of a prediction, decided again where another least confidence than that of the settings counts."""
+        if min_confidence is None or prediction.refusal is not None:
+            return prediction.signal
+        return self._answers.signal_of(prediction, min_confidence)
+
     def adapt(
         self,
         frames: Mapping[str, pd.DataFrame],
@@ -332,7 +339,7 @@ class Predictor:
 
 
 def _instant(now: Any) -> pd.Timestamp | None:
-    return None if now is None else pd.Timestamp(now).tz_convert("UTC")
+    return None if now is None else to_instant(now, "now")
 
 
 def _most_probable(predictions: Predictions) -> str:

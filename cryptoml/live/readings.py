@@ -44,7 +44,7 @@ def reading_tables(
 
 
 def tables_of_readings(
-    frames: Mapping[str, pd.DataFrame], readings: Mapping[str, Mapping[str, Any]], timeframe: str, now: Any = None
+    frames: Mapping[str, pd.DataFrame], readings: Mapping[str, Mapping[str, Any]], timeframe: str, now: pd.Timestamp | None = None
 ) -> Tables:
     """Return the tables of several symbols' readings, each known from the close of the symbol's last bar.
 
@@ -69,10 +69,10 @@ def tables_of_readings(
     return found
 
 
-def _last_closed(frame: pd.DataFrame, timeframe: str, now: Any) -> pd.Timestamp | None:
+def _last_closed(frame: pd.DataFrame, timeframe: str, now: pd.Timestamp | None) -> pd.Timestamp | None:
     stamps = pd.to_datetime(frame["timestamp"], utc=True, errors="coerce").dropna()
     if now is not None:
-        stamps = stamps[stamps + parse_timeframe(timeframe) <= pd.Timestamp(now)]
+        stamps = stamps[stamps + parse_timeframe(timeframe) <= now]
     return stamps.max() if len(stamps) else None
 
 

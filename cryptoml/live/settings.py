@@ -59,6 +59,8 @@ class LiveSettings(BaseModel):
         Raises:
             ConfigError: A key is unknown (the message has the nearest known one) or a value impossible.
         """
+        if not isinstance(config or {}, Mapping):
+            raise ConfigError(f"config must map names to settings, was {type(config).__name__}")
         given = dict(config or {})
         for key in given:
             _check_known(key)

@@ -3,12 +3,14 @@
 import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from cryptoml.data.schema import normalise_symbol, parse_timeframe
+from cryptoml.data.validation.timestamps import to_instant
 from cryptoml.errors import BundleError, ConfigError
 from cryptoml.live.adaptation import Adaptation
 from cryptoml.live.candles import has_symbols, split_symbols, tidy_candles, tidy_frames
@@ -18,7 +20,7 @@ from cryptoml.live.session import Session
 from cryptoml.live.settings import LiveSettings
 from cryptoml.live.state import load_session_state, save_session_state, state_versions
 from cryptoml.live.track_record import direction_accuracy, mean_confidence, realised_sharpe_ratio
-from cryptoml.live.workshop import Workshop
+from cryptoml.live.workshop import Workshop, usable_device
 from cryptoml.training.config import EpochEnd
 
 __all__ = ["UltimateTradingAI"]
@@ -40,14 +42,15 @@ class UltimateTradingAI:
         model_dir: Folder of the model and its state, or of a bundle.
 
     Raises:
-        ConfigError: An unknown setting (the message has the nearest known name) or an impossible value.
+        ConfigError: An unknown setting (the message has the nearest known name), an impossible value, or a device that this
+            machine does not have.
     """
 
     def __init__(
         self, config: Mapping[str, Any] | None = None, device: Any = None, model_dir: str | Path = "models/ultimate"
     ) -> None:
         self.settings = LiveSettings.of(config)
-        self._workshop = Workshop(self.settings, "cpu" if device is None else str(device), Path(model_dir))
+        self._workshop = Workshop(self.settings, usable_device(device), Path(model_dir))
         self._session: Session | None = None
         self._learning = threading.Lock()
 
@@ -123,7 +126,8 @@ class UltimateTradingAI:
             cross_exchange: Venue -> price or candle history, and `funding`, likewise.
             others: Candles of other symbols that the model knows, for the graph across assets.
             tables: Slower series by table and key, for this call.
-            now: Instant of the decision; the newest close where None. With it, old candles are stale.
+            now: Instant of the decision, as a datetime, text or epoch; the newest close where None. With it, old candles are
+                stale.
             explain: Fill in `feature_importance` and `temporal_attention`, for about as long as the forecast takes.
 
         Returns:
@@ -161,13 +165,13 @@ class UltimateTradingAI:
         Returns:
             What `predict` returns, by normalised symbol.
         """
-        session = self._loaded()
+        session, instant = self._loaded(), self._instant(now)
 
         def work() -> dict[str, Prediction]:
             tidy = self._tidy(frames)
             known = {normalise_symbol(name): given for name, given in (readings or {}).items()}
-            told = tables_of_readings(tidy, known, session.predictor.timeframe, now)
-            return session.predict(tidy, told, tables or {}, now=now, explain=explain)
+            told = tables_of_readings(tidy, known, session.predictor.timeframe, instant)
+            return session.predict(tidy, told, tables or {}, now=instant, explain=explain)
 
         found = await asyncio.to_thread(work)
         return {symbol: dict(vars(one)) for symbol, one in found.items()}
@@ -175,24 +179,25 @@ class UltimateTradingAI:
     def get_trading_signal(self, symbol: str, min_confidence: float | None = None, *, now: Any = None) -> dict[str, Any] | None:
         """Return the signal of the symbol's latest prediction, with the position that all recent decisions add up to.
 
-        None where there is none, where it says HOLD, and where its confidence is below `min_confidence` (by default the
-        one the decision was made with).
+        None where there is none, and where it says HOLD.
 
         Args:
             symbol: Such as `"BTC/USDT"`.
-            min_confidence: Least calibrated probability of the traded direction.
+            min_confidence: Least calibrated probability of the traded direction, in place of the setting; positions and
+                performance go by the setting.
             now: Present instant; a prediction whose bar closed too long before it is stale, and gives None.
         """
-        session = self._session
+        instant, session = self._instant(now), self._session
         prediction = session.latest.get(normalise_symbol(symbol)) if session is not None else None
-        if session is None or prediction is None or prediction.signal["action"] == "HOLD":
+        if session is None or prediction is None:
             return None
-        if min_confidence is not None and prediction.signal["confidence"] < min_confidence:
+        signal = session.predictor.signal_of(prediction, min_confidence)
+        if signal["action"] == "HOLD":
             return None
-        if now is not None and self._is_stale(prediction, now):
+        if instant is not None and self._is_stale(prediction, instant):
             return None
         target = session.targets(prediction.timestamp)[prediction.symbol]
-        return {**prediction.signal, "target_position": target}
+        return {**signal, "target_position": target}
 
     def target_positions(self, drawdown: float = 0.0) -> dict[str, float]:
         """Return the position to hold of every symbol after the decisions at the newest bar, signed fractions of equity.
@@ -232,8 +237,8 @@ class UltimateTradingAI:
             DataError: The candles cannot be used, or nothing says whose they are.
         """
         session = self._loaded()
-        if not learning_rate > 0:
-            raise ConfigError(f"learning_rate must be above 0, was {learning_rate}")
+        if not isinstance(learning_rate, Real) or not learning_rate > 0:
+            raise ConfigError(f"learning_rate must be a number above 0, was {learning_rate!r}")
 
         def work() -> Adaptation:
             frames = self._recent(session, recent_data, symbol)
@@ -329,7 +334,10 @@ class UltimateTradingAI:
             symbol = session.owner_of(tidy_candles(data, "recent data", self.settings.assume_timezone))
         return self._tidy(split_symbols(data, [] if symbol is None else [symbol]))
 
-    def _is_stale(self, prediction: Prediction, now: Any) -> bool:
+    def _instant(self, now: Any) -> pd.Timestamp | None:
+        return None if now is None else to_instant(now, "now", self.settings.assume_timezone)
+
+    def _is_stale(self, prediction: Prediction, now: pd.Timestamp) -> bool:
         step = parse_timeframe(self._loaded().predictor.timeframe)
         assert prediction.available_at is not None
-        return bool((pd.Timestamp(now) - prediction.available_at) // step > self.settings.max_age_bars)
+        return bool((now - prediction.available_at) // step > self.settings.max_age_bars)

@@ -6,9 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cryptoml.config import ExperimentConfig
 from cryptoml.data.market import Market
 from cryptoml.data.panel import Panel
+from cryptoml.errors import ConfigError
 from cryptoml.live.candles import market_of
 from cryptoml.live.outcomes import OutcomeLog
 from cryptoml.live.predictor import Predictor
@@ -19,9 +22,23 @@ from cryptoml.live.settings import LiveSettings
 from cryptoml.models.bundle import load_bundle
 from cryptoml.update import Update, UpdateConfig
 
-__all__ = ["Workshop"]
+__all__ = ["Workshop", "usable_device"]
 
 logger = logging.getLogger(__name__)
+
+
+def usable_device(device: Any) -> str:
+    """Return the name of a device, `"cpu"` where None.
+
+    Raises:
+        ConfigError: This machine does not have it.
+    """
+    name = "cpu" if device is None else str(device)
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device must be one that this machine has, was {name!r}: {str(error).splitlines()[0]}") from None
+    return name
 
 
 @dataclass(frozen=True)

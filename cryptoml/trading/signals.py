@@ -91,7 +91,9 @@ def expected_edge(forecasts: Forecasts, config: TradingConfig) -> np.ndarray:
     return np.where(np.isnan(median), from_classes, (from_classes + median) / 2)
 
 
-def decide(forecasts: Forecasts, config: TradingConfig, *, fresh: np.ndarray | bool = True) -> Signals:
+def decide(
+    forecasts: Forecasts, config: TradingConfig, *, fresh: np.ndarray | bool = True, min_confidence: float | None = None
+) -> Signals:
     """Turn forecasts of any shape into signals.
 
     The likelier of UP and DOWN is the candidate. It is traded unless the forecast is masked (NaN), the inputs are
@@ -102,12 +104,20 @@ def decide(forecasts: Forecasts, config: TradingConfig, *, fresh: np.ndarray | b
         forecasts: One horizon's calibrated forecasts.
         config: Thresholds, sizes, stops and costs.
         fresh: Bool, broadcastable to `[...]`: the inputs are recent enough to trade on.
+        min_confidence: Least confidence to trade on, in place of the config's; sizes go by the config's all the same.
     """
     down, up = forecasts.probabilities[..., DOWN], forecasts.probabilities[..., UP]
     side = np.where(up >= down, 1, -1).astype(np.int8)
     confidence = np.maximum(up, down)
     edge = expected_edge(forecasts, config)
-    reason = _hold_reason(forecasts, confidence, side * edge, config, fresh)
+    least = config.min_confidence if min_confidence is None else min_confidence
+    reasons = [
+        (forecasts.masked, HoldReason.MASKED),
+        (np.broadcast_to(~np.asarray(fresh), confidence.shape), HoldReason.STALE),
+        (~(confidence >= least), HoldReason.LOW_CONFIDENCE),
+        (~(side * edge > config.cost_multiple * config.costs.round_trip), HoldReason.COST),
+    ]  # written so that NaN never trades
+    reason = np.select([holds for holds, _ in reasons], [int(code) for _, code in reasons], 0).astype(np.int8)
     action = np.where(reason == HoldReason.NONE, side, Action.HOLD).astype(np.int8)
     size = np.where(action != 0, position_size(forecasts.annual_volatility, confidence, config), 0.0)
     signed = size if config.allow_short else np.where(action > 0, size, 0.0)
@@ -124,20 +134,6 @@ def decide(forecasts: Forecasts, config: TradingConfig, *, fresh: np.ndarray | b
         market_regime=_likeliest_regime(forecasts.regime),
         predicted_volatility=forecasts.volatility,
     )
-
-
-def _hold_reason(
-    forecasts: Forecasts, confidence: np.ndarray, edge: np.ndarray, config: TradingConfig, fresh: np.ndarray | bool
-) -> np.ndarray:
-    """Return int8 `HoldReason` codes; comparisons are written so that NaN never trades."""
-    reasons = [
-        (forecasts.masked, HoldReason.MASKED),
-        (np.broadcast_to(~np.asarray(fresh), confidence.shape), HoldReason.STALE),
-        (~(confidence >= config.min_confidence), HoldReason.LOW_CONFIDENCE),
-        (~(edge > config.cost_multiple * config.costs.round_trip), HoldReason.COST),
-    ]
-    conditions = [condition for condition, _ in reasons]
-    return np.select(conditions, [int(code) for _, code in reasons], int(HoldReason.NONE)).astype(np.int8)
 
 
 def _likeliest_regime(regime: np.ndarray) -> np.ndarray:

@@ -248,6 +248,45 @@ def test_candles_without_a_name_are_known_by_their_closes(
     assert np.abs(slower.knobs).sum() < np.abs(found.knobs).sum()
 
 
+def test_the_instant_of_a_decision_may_be_written_in_any_way(
+    trained: Any, loaded: UltimateTradingAI, open_ai: Callable[..., UltimateTradingAI]
+) -> None:
+    frame = trained.frames(2300)["BTCUSDT"]
+    close = frame["timestamp"].iloc[-1] + HOUR
+    naive = close.tz_localize(None).to_pydatetime()
+    for late, refusal in ((0, None), (5, "stale")):
+        now = close + late * HOUR
+        for written in (now, now.to_pydatetime(), now.isoformat(), now.timestamp(), int(now.timestamp() * 1000)):
+            found = asyncio.run(loaded.predict(frame, "BTCUSDT", now=written, explain=False))
+            assert found["refusal"] == refusal
+            assert (loaded.get_trading_signal("BTCUSDT", min_confidence=0.0, now=written) is None) == (late > 0)
+    with pytest.raises(DataError, match="now must carry a timezone"):
+        asyncio.run(loaded.predict(frame, "BTCUSDT", now=naive))
+    with pytest.raises(DataError, match=r"now must be an instant such as .*, was 'soon'"):
+        loaded.get_trading_signal("BTCUSDT", now="soon")
+    local = open_ai({"assume_timezone": "UTC"})
+    assert asyncio.run(local.predict(frame, "BTCUSDT", now=naive, explain=False))["refusal"] is None
+
+
+def test_a_call_may_ask_for_less_confidence_than_the_setting(trained: Any, open_ai: Callable[..., UltimateTradingAI]) -> None:
+    strict, loose = open_ai({"min_confidence": 0.99}), open_ai({"min_confidence": 0.0})
+    frames, decided = trained.frames(2300), 0
+    for ai in (strict, loose):
+        asyncio.run(ai.predict_all(frames, explain=False))
+    for symbol in frames:
+        assert strict.get_trading_signal(symbol) is None
+        told, expected = strict.get_trading_signal(symbol, min_confidence=0.0), loose.get_trading_signal(symbol)
+        assert (told is None) == (expected is None)
+        if told is not None and expected is not None:
+            decided += 1
+            same = ("action", "confidence", "stop_loss_pct", "take_profit_pct", "market_regime", "reasoning")
+            assert [told[name] for name in same] == [expected[name] for name in same]
+            assert told["target_position"] == 0
+            assert strict.get_trading_signal(symbol, min_confidence=told["confidence"]) == told
+            assert strict.get_trading_signal(symbol, min_confidence=told["confidence"] + 1e-6) is None
+    assert decided
+
+
 def test_settings_replace_those_of_the_bundle(trained: Any, open_ai: Callable[..., UltimateTradingAI]) -> None:
     ai = open_ai({"min_confidence": 1.0})
     found = asyncio.run(ai.predict(trained.frames(2300)["BTCUSDT"], "BTCUSDT"))
@@ -294,6 +333,8 @@ def test_what_cannot_be_forecast_is_held_for_a_reason(
         (lambda frame: frame.drop(columns="close"), "close"),
         (lambda frame: frame.drop(columns="timestamp"), "timestamp"),
         (lambda frame: frame.iloc[::4], "timeframe|grid|1h"),
+        (lambda frame: None, "candles of BTCUSDT must be a DataFrame, was NoneType"),
+        (lambda frame: {"close": 1.0}, "candles of BTCUSDT must be a DataFrame, was dict"),
     ],
 )
 def test_candles_that_cannot_be_read_are_refused(trained: Any, loaded: UltimateTradingAI, change: Any, message: str) -> None:
@@ -311,5 +352,12 @@ def test_errors(trained: Any, tmp_path: Path, loaded: UltimateTradingAI) -> None
             getattr(UltimateTradingAI(model_dir=tmp_path), call)()
     with pytest.raises(BundleError, match="load_state"):
         asyncio.run(UltimateTradingAI(model_dir=tmp_path).predict(trained.frames(2300)["BTCUSDT"], "BTC/USDT"))
-    with pytest.raises(ConfigError, match="learning_rate must be above 0"):
-        asyncio.run(loaded.adapt_to_new_regime(trained.frames(2300), learning_rate=0.0))
+    for rate in (0.0, float("nan"), "fast"):
+        with pytest.raises(ConfigError, match="learning_rate must be a number above 0"):
+            asyncio.run(loaded.adapt_to_new_regime(trained.frames(2300), learning_rate=rate))
+    with pytest.raises(ConfigError, match="device must be one that this machine has, was 'warp'"):
+        UltimateTradingAI(device="warp")
+    with pytest.raises(ConfigError, match="config must map names to settings, was list"):
+        UltimateTradingAI(["min_confidence"])
+    with pytest.raises(ConfigError, match="symbol must be text such as 'BTC/USDT', was None"):
+        loaded.get_trading_signal(None)

@@ -5,7 +5,7 @@ import pandas as pd
 
 from cryptoml.errors import ConfigError, DataError
 
-__all__ = ["UTC_STAMP", "infer_timeframe", "stamp_column", "timeframe_of", "to_utc"]
+__all__ = ["UTC_STAMP", "infer_timeframe", "stamp_column", "timeframe_of", "to_instant", "to_utc"]
 
 UTC_STAMP = "datetime64[us, UTC]"
 
@@ -38,6 +38,21 @@ def to_utc(values: pd.Series, *, source: str, column: str = "timestamp", assume_
     if pd.api.types.is_numeric_dtype(values.dtype):
         return _epochs(values)
     return _texts(values, source, column, assume_timezone)
+
+
+def to_instant(value: object, name: str, assume_timezone: str | None = None) -> pd.Timestamp:
+    """Return one instant in UTC, read as `to_utc` reads a column.
+
+    Raises:
+        DataError: It is no instant, or carries no timezone and `assume_timezone` is None; the message has its name.
+    """
+    try:
+        found = to_utc(pd.Series([value]), source=name, assume_timezone=assume_timezone).iloc[0]
+    except DataError:
+        raise DataError(f"{name} must carry a timezone, as 2024-01-31T12:00:00Z does, was {value}") from None
+    if pd.isna(found):
+        raise DataError(f"{name} must be an instant such as 2024-01-31T12:00:00Z, was {value!r}")
+    return pd.Timestamp(found)
 
 
 def stamp_column(values: pd.Series, *, source: str, column: str = "timestamp", assume_timezone: str | None = None) -> pd.Series:
