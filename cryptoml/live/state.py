@@ -12,8 +12,10 @@ import json
 import logging
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 KEPT_VERSIONS = 3
+DRAFT_HOURS = 1.0
+"""Age from which an unpublished version is what a killed process left."""
 
 _MANIFEST = "state.json"
 _SESSION = "session.json"
@@ -57,9 +61,19 @@ def save_session_state(root: Path, session: Session) -> Path:
         raise BundleError(f"state folder {root} cannot be written: {error.strerror}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    for old in state_versions(root)[:-KEPT_VERSIONS]:
+    for old in [*state_versions(root)[:-KEPT_VERSIONS], *_abandoned(root)]:
         shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def _abandoned(root: Path) -> list[Path]:
+    """Return the drafts that nobody writes any more."""
+    found = []
+    for path in root.glob(".draft-*"):
+        with suppress(OSError):  # published or removed meanwhile
+            if time.time() - path.stat().st_mtime > 3600 * DRAFT_HOURS:
+                found.append(path)
+    return found
 
 
 def load_session_state(folder: Path, session: Session) -> None:

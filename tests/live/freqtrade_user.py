@@ -121,9 +121,10 @@ class FreqtradeUser:
             time.sleep(0.5)
         bot.send_signal(signal.SIGINT)
         try:
-            bot.wait(30)
+            bot.wait(60)
         except subprocess.TimeoutExpired:
             bot.kill()
+            bot.wait()
         return path.read_text()
 
     @property

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,16 @@ def test_versions_follow_each_other_and_old_ones_go(copy: Path, open_ai: Open) -
     written = [ai.save_state() for _ in range(KEPT_VERSIONS + 1)]
     assert state_versions(copy / "state") == written[-KEPT_VERSIONS:]
     assert not list((copy / "state").glob(".draft*"))
+
+
+def test_drafts_of_killed_processes_go_and_those_at_work_stay(copy: Path, open_ai: Open) -> None:
+    old, young = (copy / "state" / f".draft-{name}" for name in ("old", "young"))
+    for draft in (old, young):
+        (draft / "tables").mkdir(parents=True)
+    long_ago = time.time() - 2 * 3600
+    os.utime(old, (long_ago, long_ago))
+    open_ai(SETTINGS, copy).save_state()
+    assert list((copy / "state").glob(".draft*")) == [young]
 
 
 def test_a_failed_save_leaves_the_last_version(copy: Path, open_ai: Open, monkeypatch: pytest.MonkeyPatch) -> None:
