@@ -76,8 +76,8 @@ class OutcomeLog:
 
     def __init__(self, path: Path | None, timeframe: str) -> None:
         self._path, self._step, self.timeframe = path, parse_timeframe(timeframe), timeframe
-        self._forecasts: dict[tuple[str, pd.Timestamp], LoggedForecast] = {}
-        self._outcomes: dict[tuple[str, pd.Timestamp], Outcome] = {}
+        self._forecasts: dict[tuple[str, int], LoggedForecast] = {}  # by symbol and nanoseconds, which hash quickly
+        self._outcomes: dict[tuple[str, int], Outcome] = {}
         self._open: dict[str, set[pd.Timestamp]] = {}
         if path is not None and path.is_file():
             self._replay(path)
@@ -97,7 +97,7 @@ class OutcomeLog:
 
     def add(self, forecasts: Iterable[LoggedForecast]) -> None:
         """Note forecasts, in one write."""
-        fresh = [one for one in forecasts if self._forecasts.get((one.symbol, one.timestamp)) != one]
+        fresh = [one for one in forecasts if self._forecasts.get((one.symbol, one.timestamp.value)) != one]
         for one in fresh:
             self._take(one)
         self._append({"kind": "forecast", **asdict(one), "timestamp": one.timestamp.isoformat()} for one in fresh)
@@ -109,7 +109,7 @@ class OutcomeLog:
             return
         recent = candles[candles["timestamp"] >= waiting[0]]
         bars = {stamp: (float(opened), float(closed)) for stamp, opened, closed in _rows(recent)}
-        known = [(stamp, self._outcome(self._forecasts[symbol, stamp], bars)) for stamp in waiting]
+        known = [(stamp, self._outcome(self._forecasts[symbol, stamp.value], bars)) for stamp in waiting]
         found = [(stamp, outcome) for stamp, outcome in known if outcome is not None]
         for stamp, outcome in found:
             self._take_outcome(symbol, stamp, outcome)
@@ -140,12 +140,13 @@ class OutcomeLog:
         return Outcome(first and first[0], second and second[0], final and final[1])
 
     def _take(self, one: LoggedForecast) -> None:
-        self._forecasts[one.symbol, one.timestamp] = one
-        if (one.symbol, one.timestamp) not in self._outcomes:
+        key = one.symbol, one.timestamp.value
+        self._forecasts[key] = one
+        if key not in self._outcomes:
             self._open.setdefault(one.symbol, set()).add(one.timestamp)
 
     def _take_outcome(self, symbol: str, stamp: pd.Timestamp, outcome: Outcome) -> None:
-        self._outcomes[symbol, stamp] = outcome
+        self._outcomes[symbol, stamp.value] = outcome
         self._open[symbol].discard(stamp)
 
     def _append(self, records: Iterable[Mapping[str, Any]]) -> None:
