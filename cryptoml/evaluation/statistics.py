@@ -73,7 +73,8 @@ def sharpe_statistic(returns: np.ndarray, bars_per_year: float, counted: np.ndar
         number = sums[..., 2]
         mean = sums[..., 0] / number
         variance = (sums[..., 1] - number * mean**2) / np.maximum(number - 1, 1)
-        return np.where(variance > 1e-30, mean / np.sqrt(np.maximum(variance, 1e-30)), np.nan) * np.sqrt(bars_per_year)
+        varies = variance > 1e-30 + 1e-12 * mean**2  # less is the rounding of one bar drawn again and again
+        return np.where(varies, mean / np.sqrt(np.where(varies, variance, 1.0)), np.nan) * np.sqrt(bars_per_year)
 
     return Statistic(np.stack([returns, returns**2, counted], axis=1), ratio)
 

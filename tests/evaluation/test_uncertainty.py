@@ -22,6 +22,15 @@ def test_blocks_fill_the_series_exactly(num_bars, mean_block, seed):
     assert ((indices >= 0) & (indices < num_bars)).all()
 
 
+def test_the_sharpe_ratio_of_two_bars_has_a_finite_interval():
+    returns, counted = np.full(400, 1e-6), np.zeros(400, dtype=bool)
+    returns[[10, 11]], counted[[10, 11]] = (1.3e-4, 1.1e-4), True
+    found = uncertainty.interval(statistics.sharpe_statistic(returns, 8760, counted), mean_block=1, seed=3)
+    expected = np.mean(returns[counted]) / np.std(returns[counted], ddof=1) * np.sqrt(8760)
+    assert found.value == pytest.approx(expected)
+    assert abs(found.high) < 100 * expected
+
+
 @pytest.mark.parametrize("mean_block", [1.0, 7.0, 90.0])
 def test_block_sums_equal_resampled_sums(mean_block):
     values = np.random.default_rng(0).normal(size=(50, 2))

@@ -46,6 +46,7 @@ section > .chart, section > .scroll, section > details, section > .three, sectio
 .brief dt { color:var(--soft); }
 .brief dd { margin:0; max-width:88ch; }
 .pair { display:grid; grid-template-columns:repeat(2,minmax(0,1fr)); gap:20px; align-items:stretch; }
+.pair > :last-child:nth-child(odd) { grid-column:1 / -1; }
 .stack { display:flex; flex-direction:column; gap:20px; min-width:0; }
 .stack > :last-child { flex:1; }
 .three { display:grid; grid-template-columns:repeat(3,minmax(0,1fr)); gap:8px; }
