@@ -285,7 +285,7 @@ class Pipeline:
         speaking = "no member with a say in the ensemble"
         reasons = {
             "funding": (not self.market.panel.tables.get("funding"), "the data hold none; holding a position costs nothing"),
-            "data health": (not self.market.health.rows(), "the built-in market has nothing to mend"),
+            "data health": (not self.market.health.rows(), "no candles were read from files"),
             "sweep history": (not self.trials, "no search was asked for; `sweep.num_trials` sets its length"),
             "probability of backtest overfitting": (complete < 2, f"needs two complete trials of the sweep, had {complete}"),
             "five seeds": (config.num_seeds < 5, f"{config.num_seeds} asked for; `num_seeds` (--seeds) sets them"),
