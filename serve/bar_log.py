@@ -155,7 +155,10 @@ class BarLog:
 
 
 def _joined(parts: Sequence[BarArrays]) -> BarArrays:
-    return BarArrays(np.concatenate([part.stamps for part in parts]), np.concatenate([part.values for part in parts]))
+    """Return all bars in time order; a later part may fill a gap of an earlier one."""
+    stamps, values = np.concatenate([part.stamps for part in parts]), np.concatenate([part.values for part in parts])
+    order = np.argsort(stamps)
+    return BarArrays(stamps[order], values[order])
 
 
 def _to_bytes(bars: Mapping[str, BarArrays], dropped: Sequence[str] = ()) -> pa.Buffer:

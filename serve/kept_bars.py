@@ -68,7 +68,7 @@ class BarChange:
     """What a caller's bars would change.
 
     Attributes:
-        new: Bars that follow the newest kept one.
+        new: Bars that follow the newest kept one, or fill a gap.
         unchanged: How many are kept already, with the same values.
         forgotten: How many are older than what is kept, and left out.
     """
@@ -128,7 +128,7 @@ class KeptBars:
             given: Sound bars in time order.
 
         Raises:
-            ConflictError: A bar is kept with other values, or comes before the newest kept bar and is not kept.
+            ConflictError: A bar is kept with other values, or comes before the first kept one.
         """
         kept = self.bars(symbol)
         if not len(kept):
@@ -136,17 +136,16 @@ class KeptBars:
         places = np.minimum(np.searchsorted(kept.stamps, given.stamps), len(kept) - 1)
         known = kept.stamps[places] == given.stamps
         self._refuse_other_values(symbol, given, kept.values[places], known)
-        new = given.stamps > kept.stamps[-1]
-        forgotten = (given.stamps < kept.stamps[0]) & (len(kept) >= self.capacity)
-        late = np.flatnonzero(~(known | new | forgotten))
-        if len(late):
-            stamp, newest = _text(given.stamps[late[0]]), _text(kept.stamps[-1])
+        early = given.stamps < kept.stamps[0]
+        if early.any() and len(kept) < self.capacity:
+            stamp, first = _text(given.stamps[0]), _text(kept.stamps[0])
             raise ConflictError(
-                f"timestamp {stamp} of {symbol} is out of order: it is not kept, and the newest kept bar is {newest}; "
-                f"bars must follow that one (DELETE /v1/candles/{symbol} to begin again)",
-                f"/timestamp/{late[0]}",
+                f"timestamp {stamp} of {symbol} is out of order: the first kept bar is {first}, and bars must follow it "
+                f"(DELETE /v1/candles/{symbol} to begin again)",
+                "/timestamp/0",
             )
-        return BarChange(BarArrays(given.stamps[new], given.values[new]), int(known.sum()), int(forgotten.sum()))
+        new = ~known & ~early
+        return BarChange(BarArrays(given.stamps[new], given.values[new]), int(known.sum()), int(early.sum()))
 
     def merge(self, symbol: str, given: BarArrays) -> None:
         """Take bars over; those that are kept already stay as they are."""

@@ -1,4 +1,7 @@
-"""Bodies of requests, with their limits. Everything is checked here, once; behind it the values are trusted."""
+"""Bodies of requests, with their limits. Everything is checked here, once; behind it the values are trusted.
+
+Nothing is converted: a price in quotes or a truth value in its place is a mistake of the caller, not a price.
+"""
 
 from datetime import UTC, datetime
 from typing import Annotated, Self
@@ -32,7 +35,7 @@ Instant = Annotated[AwareDatetime, Field(ge=datetime(2009, 1, 1, tzinfo=UTC), lt
 class Candles(BaseModel):
     """One symbol's candles by column, oldest first; all columns have one length. Unfinished bars are left out by the service."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     timestamp: list[Instant] = Field(min_length=1, max_length=MAX_BARS, description="Opens of the bars, with an offset")
     open: list[Price]
@@ -76,7 +79,7 @@ History = Annotated[dict[Symbol, Candles], Field(min_length=1, max_length=MAX_SY
 class _OverBars(BaseModel):
     """A request over candles: those in the body, or those that the service keeps."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     history: History | None = Field(None, description="Symbol -> candles")
     symbols: Symbols | None = Field(None, description="Symbols whose kept bars are to be used; every kept one where empty")
@@ -108,7 +111,7 @@ class ForecastRequest(_OverBars):
 class AdaptationRequest(BaseModel):
     """Bars to learn a correction from: the newest kept ones, or those in the body."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     symbols: Annotated[list[Symbol], Field(min_length=1, max_length=MAX_SYMBOLS)]
     last_bars: int | None = Field(
@@ -128,6 +131,6 @@ class AdaptationRequest(BaseModel):
 class ChangeRequest(BaseModel):
     """Why another model is to serve."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     reason: str = Field("", max_length=500, description="For the registry's history and the audit log")

@@ -49,6 +49,10 @@ def change(body: dict[str, Any], column: str, values: Any) -> dict[str, Any]:
 BAD = {
     "nan": ("close", [10.0, float("nan"), 10.0], "/history/BTCUSDT/close/1"),
     "text": ("close", [10.0, "ten", 10.0], "/history/BTCUSDT/close/1"),
+    "quoted": ("close", ["10.0", 10.0, 10.0], "/history/BTCUSDT/close/0"),
+    "truth value": ("close", [10.0, 10.0, True], "/history/BTCUSDT/close/2"),
+    "quoted volume": ("volume", [1.0, "1", 1.0], "/history/BTCUSDT/volume/1"),
+    "seconds": ("timestamp", [1704067200, 1704070800, 1704074400], "/history/BTCUSDT/timestamp/0"),
     "zero price": ("open", [10.0, 0.0, 10.0], "/history/BTCUSDT/open/1"),
     "negative volume": ("volume", [1.0, 1.0, -1.0], "/history/BTCUSDT/volume/2"),
     "short column": ("high", [11.0], "/history/BTCUSDT"),

@@ -48,13 +48,31 @@ def test_other_values_are_a_conflict_that_names_the_field(kept: KeptBars) -> Non
     assert caught.value.field == "/close/1"
 
 
-def test_late_bars_are_out_of_order(kept: KeptBars) -> None:
+def test_bars_before_the_first_are_out_of_order(kept: KeptBars) -> None:
     kept.merge("BTCUSDT", bars(0, 5))
-    kept.merge("BTCUSDT", bars(6, 5))
     with pytest.raises(ConflictError, match="out of order"):
-        kept.check("BTCUSDT", bars(5, 1))
-    with pytest.raises(ConflictError, match="out of order"):
-        kept.check("BTCUSDT", bars(-3, 2))
+        kept.check("BTCUSDT", bars(-3, 4))
+
+
+def test_a_gap_is_filled_whenever_its_bars_come(kept: KeptBars) -> None:
+    kept.merge("BTCUSDT", bars(0, 5))
+    kept.merge("BTCUSDT", bars(8, 4))
+    edition = kept.edition("BTCUSDT")
+    change = kept.check("BTCUSDT", bars(4, 9))
+    assert (len(change.new), change.unchanged) == (4, 5)
+    kept.merge("BTCUSDT", change.new)
+    assert kept.bars("BTCUSDT").stamps.tolist() == bars(0, 13).stamps.tolist()
+    assert kept.bars("BTCUSDT").values[:, 3].tolist() == bars(0, 13).values[:, 3].tolist()
+    assert kept.edition("BTCUSDT") != edition
+
+
+def test_callers_of_one_commit_may_fill_each_others_gaps(tmp_path: Path, kept: KeptBars) -> None:
+    log = BarLog(tmp_path, kept)
+    log.commit([("BTCUSDT", bars(0, 5)), ("BTCUSDT", bars(8, 2)), ("BTCUSDT", bars(5, 3))])
+    restored = KeptBars("1h", 100)
+    BarLog(tmp_path, restored)
+    for one in (kept, restored):
+        assert one.bars("BTCUSDT").stamps.tolist() == bars(0, 10).stamps.tolist()
 
 
 def test_only_the_newest_are_kept(kept: KeptBars) -> None:
