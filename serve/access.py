@@ -19,6 +19,7 @@ from serve.settings import Limits
 __all__ = ["ENVIRONMENT", "Access", "Caller"]
 
 ENVIRONMENT = "CRYPTOML_API_KEYS"
+_NOTES_PER_SECOND, _NOTES_AT_ONCE = 0.1, 20
 _BEARER = HTTPBearer(auto_error=False, description="`Authorization: Bearer cml_...`")
 _HEADER = APIKeyHeader(name="X-API-Key", auto_error=False, description="`X-API-Key: cml_...`")
 
@@ -39,12 +40,13 @@ class Caller:
         try:
             found = await work
         except (ServiceError, CryptomlError) as error:
-            await self._note(action, str(error), details)
+            await self.note(action, str(error), **details)
             raise
-        await self._note(action, "done", details)
+        await self.note(action, "done", **details)
         return found
 
-    async def _note(self, action: str, outcome: str, details: dict[str, Any]) -> None:
+    async def note(self, action: str, outcome: str, **details: Any) -> None:
+        """Write down what the caller did or tried; arguments as for `AuditLog.note`."""
         if self._audit is None:
             return
         key = self.key
@@ -66,6 +68,7 @@ class Access:
         self._ring = KeyRing(path) if path else None
         self._buckets = TokenBuckets(limits.requests_per_second, limits.burst)
         self._audit = audit
+        self._noted, self._left_out = TokenBuckets(_NOTES_PER_SECOND, _NOTES_AT_ONCE), 0
 
     def require(self, role: Role) -> Callable[..., Awaitable[Caller]]:
         """Return a dependency that lets callers with this role pass.
@@ -81,9 +84,27 @@ class Access:
             address = request.client.host if request.client else ""
             if self._ring is None:
                 return Caller(None, address, self._audit)
-            return Caller(self._admit(self._ring, bearer.credentials if bearer else header, role), address, self._audit)
+            given = bearer.credentials if bearer else header
+            try:
+                return Caller(self._admit(self._ring, given, role), address, self._audit)
+            except (UnauthorisedError, ForbiddenError) as error:
+                await self._note_refusal(Caller(self._ring.find(given or ""), address, self._audit), request, str(error))
+                raise
 
         return caller
+
+    @property
+    def sound(self) -> bool:
+        """Whether the file of keys, where there is one, could be read when it was last looked at."""
+        return self._ring is None or self._ring.sound
+
+    async def _note_refusal(self, caller: Caller, request: Request, why: str) -> None:
+        """Write a refused key down, unless so many were lately that guessing would fill the log; the next one tells how many."""
+        if not self._noted.take("refused", time.monotonic()):
+            self._left_out += 1
+            return
+        left_out, self._left_out = self._left_out, 0
+        await caller.note("refuse_key", why, method=request.method, path=request.url.path[:200], left_out=left_out)
 
     def _admit(self, ring: KeyRing, given: str | None, role: Role) -> ApiKey:
         key = None if given is None else ring.find(given)

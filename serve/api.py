@@ -12,10 +12,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cryptoml import __version__
 from serve.access import Access
 from serve.bodies import BODY_MODELS
-from serve.headers import SecurityHeaders
+from serve.headers import HeadAsGet, SecurityHeaders
 from serve.limits import Admission, BodyLimit
 from serve.metrics import observe_answer
-from serve.problems import install_problem_handlers
+from serve.problems import Unexpected, install_problem_handlers
 from serve.requests import AdaptationRequest
 from serve.routes.adaptations import adaptation_routes
 from serve.routes.candles import candle_routes
@@ -43,6 +43,8 @@ def create_app(service: Service, access: Access | None = None, limits: Limits | 
     about = "Forecasts and trading signals for crypto markets."
     app = FastAPI(title="cryptoml", version=__version__, description=about, docs_url=None, redoc_url=None)
     app.add_middleware(BodyLimit, max_bytes=limits.body_bytes)
+    app.add_middleware(Unexpected)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(Admission, max_ongoing=limits.max_ongoing)
     app.add_middleware(Measured)
     app.add_middleware(SecurityHeaders)
@@ -53,7 +55,7 @@ def create_app(service: Service, access: Access | None = None, limits: Limits | 
         adaptation_routes(service, access),
         model_routes(service, access),
         watching_routes(service, access, limits.streams),
-        health_routes(service),
+        health_routes(service, access),
         page_routes(),
     ):
         app.include_router(router)

@@ -26,7 +26,7 @@ from serve.forecasting import Forecasting, ServedModel
 from serve.kept_bars import BarArrays
 from serve.metrics import observe_batch, set_data_age, set_drift
 from serve.model_source import LoadedModels, ModelSource, ModelVersion, watch
-from serve.problems import ConflictError, InvalidFieldError, NotFoundError, ServiceError
+from serve.problems import InvalidFieldError, NotFoundError, ServiceError
 from serve.settings import AppArgs
 from serve.windows import KeptWindow
 
@@ -275,14 +275,14 @@ class LocalFeatures:
 
         Raises:
             NotFoundError: There is no such version.
-            ConflictError: It is damaged, or has bars of another length; the old one goes on serving.
+            ConflictError: It is damaged, or cannot answer for the bars that are kept; the old one goes on serving.
         """
 
         def switch() -> None:
+            self._models.prepare(version)
             self._models.source.promote(version, reason)
             self._models.follow()
 
-        await asyncio.to_thread(self._refuse_other_timeframe, version)
         await asyncio.to_thread(switch)
         return await self.info()
 
@@ -290,22 +290,12 @@ class LocalFeatures:
         """Serve the version before this one again; raises ConflictError."""
 
         def switch() -> None:
+            self._models.prepare(self._models.source.previous())
             self._models.source.rollback(reason)
             self._models.follow()
 
         await asyncio.to_thread(switch)
         return await self.info()
-
-    def _refuse_other_timeframe(self, version: str) -> None:
-        try:
-            found = self._models.source.load(version).timeframe
-        except BundleError:
-            return  # whoever promotes it says why it is refused
-        if found != self._keeper.kept.timeframe:
-            raise ConflictError(self._other_timeframe(version, found), "version")
-
-    def _other_timeframe(self, version: str, found: str) -> str:
-        return f"version {version} has bars of {found}, this service keeps bars of {self._keeper.kept.timeframe}"
 
     def _known(self, symbol: str) -> str:
         symbols = self._models.current.predictor.symbols
@@ -321,8 +311,9 @@ class LocalFeatures:
         if self._opened is None:
             needed = predictor.history_bars + self._args.max_age_bars + SPARE_BARS
             self._opened = BarKeeper(self._args.state, predictor.timeframe, max(self._args.kept_bars or 0, needed))
-        if predictor.timeframe != self._keeper.kept.timeframe:
-            raise BundleError(self._other_timeframe(key, predictor.timeframe))
+        kept = self._keeper.kept.timeframe
+        if predictor.timeframe != kept:
+            raise BundleError(f"version {key} has bars of {predictor.timeframe}, this service keeps bars of {kept}")
         served = ServedModel(key or predictor.version, predictor, bundle, key)
         self._keeper.prepare(served.version, predictor)
         return served

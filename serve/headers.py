@@ -1,9 +1,9 @@
-"""Headers that tell browsers to be careful."""
+"""Headers that tell browsers to be careful, and answers that are headers only."""
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["SecurityHeaders"]
+__all__ = ["HeadAsGet", "SecurityHeaders"]
 
 _ALWAYS = {
     "X-Content-Type-Options": "nosniff",
@@ -17,6 +17,7 @@ _PAGE_POLICY = (
     "form-action 'self'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
 _YEAR_SECONDS = 31_536_000
+_ENDLESS = ("/v1/events",)
 
 
 class SecurityHeaders:
@@ -37,6 +38,24 @@ class SecurityHeaders:
             await send(message)
 
         await self._app(scope, receive, completed)
+
+
+class HeadAsGet:
+    """ASGI middleware that answers HEAD as GET without the body (RFC 9110, section 9.3.2), wherever GET ends."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] != "http" or scope["method"] != "HEAD" or scope["path"] in _ENDLESS:
+            await self._app(scope, receive, send)
+            return
+
+        async def bodiless(message: Message) -> None:
+            await send(message | {"body": b""} if message["type"] == "http.response.body" else message)
+
+        await self._app(scope | {"method": "GET"}, receive, bodiless)
 
 
 def _complete(headers: MutableHeaders, scope: Scope) -> None:

@@ -6,6 +6,7 @@ A key reads `cml_<id>_<secret>`. The secret has 256 random bits, so one SHA-256 
 import hashlib
 import hmac
 import json
+import logging
 import os
 import re
 import secrets
@@ -24,6 +25,7 @@ from cryptoml.errors import ConfigError
 
 __all__ = ["ApiKey", "KeyRing", "Role", "create_key", "main", "read_keys", "revoke_key"]
 
+_LOG = logging.getLogger(__name__)
 _PATTERN = re.compile(r"cml_([0-9a-f]{8})_([A-Za-z0-9_-]{43})")
 _REREAD_SECONDS = 1.0
 _NOBODY = "0" * 64
@@ -55,7 +57,13 @@ class ApiKey(BaseModel):
 
 
 class KeyRing:
-    """The keys of a file, read again when it changes, so that a revoked key is refused within a second."""
+    """The keys of a file, read again when it changes, so that a revoked key is refused within a second.
+
+    A file that is damaged or gone later changes nothing: the keys that were read last count until it is sound again.
+
+    Attributes:
+        sound: Whether the file could be read when it was last looked at.
+    """
 
     def __init__(self, path: str | Path) -> None:
         """Read the file.
@@ -66,6 +74,7 @@ class KeyRing:
         self._path = Path(path)
         self._keys = {key.id: key for key in read_keys(self._path)}
         self._stamp, self._looked = self._changed(), time.monotonic()
+        self.sound = True
 
     def find(self, given: str) -> ApiKey | None:
         """Return the key that `given` is, None where it is not one; takes as long for a wrong secret as for the right one."""
@@ -81,8 +90,16 @@ class KeyRing:
             return
         self._looked = time.monotonic()
         stamp = self._changed()
-        if stamp != self._stamp:
+        if stamp == self._stamp and self.sound:
+            return
+        try:
             self._keys, self._stamp = {key.id: key for key in read_keys(self._path)}, stamp
+        except ConfigError as error:
+            if self.sound or stamp != self._stamp:
+                _LOG.error("%s; the keys read before go on counting", error)
+            self._stamp, self.sound = stamp, False
+        else:
+            self.sound = True
 
     def _changed(self) -> tuple[int, int] | None:
         try:

@@ -101,34 +101,49 @@ class ModelSource:
             for name in self._registry.versions()
         ]
 
+    def require(self, version: str) -> None:
+        """Refuse a version that is not there.
+
+        Raises:
+            NotFoundError: There is no such version.
+            ConflictError: There is only one bundle.
+        """
+        if version not in self._changeable().versions():
+            raise NotFoundError(f"there is no model version {version[:128]!r}", "version")
+
+    def previous(self) -> str:
+        """Return the champion before the present one.
+
+        Raises:
+            ConflictError: There was none.
+        """
+        version = self._changeable().previous()
+        if version is None:
+            raise ConflictError("there is no version before the present one to go back to", "version")
+        return version
+
     def promote(self, version: str, reason: str) -> None:
         """Make a version the champion.
 
         Raises:
-            NotFoundError: There is no such version.
             ConflictError: It is damaged, or there is only one bundle; the champion stays.
         """
-        registry = self._changeable()
-        if version not in registry.versions():
-            raise NotFoundError(f"there is no model version {version[:128]!r}", "version")
-        try:
-            registry.promote(version, reason=reason)
-        except BundleError as error:
-            _LOG.warning("version %s was refused: %s", version, error)
-            raise ConflictError(f"version {version} cannot be served: {_without_paths(error)}", "version") from None
+        self._change(lambda registry: registry.promote(version, reason=reason))
 
-    def rollback(self, reason: str) -> str:
-        """Make the champion before this one the champion again and return its name.
+    def rollback(self, reason: str) -> None:
+        """Make the champion before this one the champion again.
 
         Raises:
             ConflictError: There was none, or it is damaged.
         """
-        registry = self._changeable()
+        self._change(lambda registry: registry.rollback(reason=reason))
+
+    def _change(self, change: Callable[[Registry], object]) -> None:
         try:
-            return registry.rollback(reason=reason)
+            change(self._changeable())
         except BundleError as error:
-            _LOG.warning("rollback was refused: %s", error)
-            raise ConflictError("there is no sound version before the present one to go back to", "version") from None
+            _LOG.warning("a change of the champion was refused: %s", error)
+            raise ConflictError(f"that version cannot be served: {_without_paths(error)}", "version") from None
 
     def _changeable(self) -> Registry:
         if self._registry is None:
@@ -170,6 +185,20 @@ class LoadedModels(Generic[Made]):
         except CryptomlError as error:
             _LOG.exception("version %s cannot be loaded", version)
             raise ModelUnavailableError("the model version asked for cannot be loaded; send the request again") from error
+
+    def prepare(self, version: str) -> None:
+        """Make ready to serve a version that does not serve yet.
+
+        Raises:
+            NotFoundError: There is no such version.
+            ConflictError: It cannot be served, or there is only one bundle.
+        """
+        self.source.require(version)
+        try:
+            self._ready(version)
+        except (CryptomlError, ValueError) as error:
+            _LOG.warning("version %s was refused: %s", version, error)
+            raise ConflictError(f"version {version} cannot be served: {_without_paths(error)}", "version") from None
 
     def follow(self) -> bool:
         """Serve the champion from now on, if it is another one and sound; tell whether that was so."""

@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cryptoml.errors import DataError
 
@@ -20,6 +21,7 @@ __all__ = [
     "ServiceError",
     "TooManyRequestsError",
     "UnauthorisedError",
+    "Unexpected",
     "UnsupportedMediaError",
     "install_problem_handlers",
     "problem",
@@ -108,12 +110,11 @@ def problem(status: int, detail: str, headers: dict[str, str] | None = None, **e
 
 
 def install_problem_handlers(app: FastAPI) -> None:
-    """Answer every error of the application with a problem body."""
+    """Answer every error of the application with a problem body; `Unexpected` answers the others."""
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(DataError, _invalid_data)
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _unexpected)
 
 
 def _invalid_request(request: Request, error: Exception) -> JSONResponse:
@@ -143,6 +144,32 @@ def _http(request: Request, error: Exception) -> JSONResponse:
     return problem(error.status_code, str(error.detail), dict(error.headers or {}))
 
 
-def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    _LOG.error("unexpected error on %s", request.url.path, exc_info=error)
-    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the request failed on the server; its log has the cause")
+class Unexpected:
+    """ASGI middleware that answers 500 to what nobody foresaw; the log has the cause, the caller nothing of it.
+
+    A handler of the application would answer outside of all middleware: without security headers, and uncounted.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = False
+
+        async def noted(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        except Exception as error:
+            _LOG.error("unexpected error on %s", scope["path"], exc_info=error)
+            if begun:
+                raise
+            answer = problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the request failed on the server; its log has the cause")
+            await answer(scope, receive, send)

@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Sequence
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Self
 
 import httpx
@@ -56,6 +57,17 @@ def _lost_its_replica(answer: httpx.Response) -> bool:
     return answer.status_code == 500 and "json" not in answer.headers.get("content-type", "")
 
 
+def _asked_wait(answer: httpx.Response | None) -> float:
+    """Return the seconds of `Retry-After`, a number or a date; 0 without."""
+    asked = answer.headers.get("retry-after", "") if answer is not None else ""
+    if asked.isdigit():
+        return float(asked)
+    try:
+        return max(0.0, parsedate_to_datetime(asked).timestamp() - time.time())
+    except ValueError:
+        return 0.0
+
+
 class _Retries:
     """Whom to ask, how often and how long to wait, with jitter so that many clients do not come back at once."""
 
@@ -76,12 +88,13 @@ class _Retries:
             self._turn = (self._turn + 1) % len(self._urls)
 
     def wait(self, attempt: int, answer: httpx.Response | None) -> float:
-        asked = answer.headers.get("retry-after", "") if answer is not None else ""
-        least = min(float(asked), self._longest) if asked.isdigit() else 0.0
-        return least * random.uniform(0.5, 1.0) + random.uniform(0.0, min(0.1 * 2**attempt, self._longest))
+        """Return for how long, never less than the service asks for."""
+        return _asked_wait(answer) + random.uniform(0.0, min(0.1 * 2**attempt, self._longest))
 
     def again(self, attempt: int, answer: httpx.Response | None) -> bool:
-        return attempt + 1 < self.attempts and (answer is None or answer.status_code in AGAIN or _lost_its_replica(answer))
+        if attempt + 1 >= self.attempts or _asked_wait(answer) > self._longest:
+            return False
+        return answer is None or answer.status_code in AGAIN or _lost_its_replica(answer)
 
 
 class ServiceClient:
@@ -92,7 +105,7 @@ class ServiceClient:
         key: API key, where the service asks for one.
         timeout_s: Longest wait for one answer.
         attempts: How often to ask in all, where the service is overloaded or cannot be reached.
-        longest_wait_s: Longest pause between two attempts.
+        longest_wait_s: Longest pause between two attempts; a service that asks for a longer one is not asked again.
 
     Raises:
         DataError: `url` is no http address.

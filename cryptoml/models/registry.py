@@ -115,6 +115,10 @@ class Registry:
         """Return the version that serves, or None before the first promotion."""
         return self._champion().get("version")
 
+    def previous(self) -> str | None:
+        """Return the champion before the present one, which `rollback` goes back to; None where there was none."""
+        return self._champion().get("previous")
+
     def promote(self, version: str, *, reason: str = "") -> None:
         """Make a version the champion; a damaged one is refused and the old champion stays.
 
@@ -130,7 +134,7 @@ class Registry:
         Raises:
             BundleError: There was none, or its bundle is damaged by now.
         """
-        previous = self._champion().get("previous")
+        previous = self.previous()
         if previous is None:
             raise BundleError(f"registry {self.address} has no champion before the present one to roll back to")
         self.load(previous)

@@ -4,6 +4,8 @@ import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import httpx
@@ -12,7 +14,7 @@ import pandas as pd
 import pytest
 
 from cryptoml.errors import DataError
-from cryptoml.live.client import AsyncServiceClient, RefusedError, ServiceClient, UnavailableError
+from cryptoml.live.client import AsyncServiceClient, RefusedError, ServiceClient, UnavailableError, _Retries
 from cryptoml.live.predictor import Predictor
 from tests.live.served import served
 
@@ -104,6 +106,16 @@ def test_it_tries_again_and_then_gives_up(status: int | None) -> None:
             with pytest.raises(UnavailableError):
                 client.models()
         assert busy.asked == 4
+
+
+def test_it_never_comes_back_before_the_service_asks() -> None:
+    retries = _Retries("http://service", 4, 5.0)
+    later = format_datetime(datetime.now(UTC) + timedelta(seconds=3), usegmt=True)
+    for asked, least in (("1", 1.0), ("5", 5.0), (later, 1.5), ("soon", 0.0), ("0", 0.0)):
+        answer = httpx.Response(503, headers={"retry-after": asked})
+        assert retries.again(0, answer)
+        assert all(retries.wait(attempt, answer) >= least for attempt in range(4) for _ in range(50))
+    assert not retries.again(0, httpx.Response(503, headers={"retry-after": "6"}))
 
 
 class HalfDead(httpx.BaseTransport):

@@ -164,6 +164,13 @@ def test_unknown_path_and_method(client: Any) -> None:
     assert client.get("/v1/signals").json()["status"] == 405
 
 
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/v1/model", "/v1/candles/BTCUSDT/status", "/v1/nothing"])
+def test_head_is_get_without_the_body(client: Any, path: str) -> None:
+    whole, head = client.get(path), client.request("HEAD", path)
+    assert (head.status_code, head.content) == (whole.status_code, b"")
+    assert {**head.headers} == {**whole.headers}
+
+
 @pytest.fixture
 def keys(tmp_path: Path) -> dict[Role, str]:
     return {role: create_key(tmp_path / "keys.json", f"a {role}", role) for role in Role}
@@ -205,6 +212,36 @@ def test_admin_actions_are_written_down(guarded: Callable[..., Any], keys: dict[
     assert keys[Role.ADMIN] not in json.dumps(entry)
 
 
+def test_refused_keys_are_written_down_but_cannot_fill_the_log(
+    keys: dict[Role, str], tmp_path: Path, service: Any, connect: Callable[..., Any]
+) -> None:
+    log = AuditLog(open_storage(tmp_path / "state"))
+    access = Access(str(tmp_path / "keys.json"), audit=log)
+    app = create_app(service, access)
+    connect(app, keys[Role.READ]).post("/v1/models/v1/promote")
+    for _ in range(40):
+        connect(app, "cml_guess").get("/v1/models")
+    entries = log.entries()
+    assert (entries[0]["name"], entries[0]["role"], entries[0]["path"]) == ("a read", "read", "/v1/models/v1/promote")
+    assert {(one["action"], one["key"], one["method"]) for one in entries[1:]} == {("refuse_key", None, "GET")}
+    assert len(entries) <= 25
+    assert "cml_guess" not in json.dumps(entries)
+
+
+def test_a_damaged_file_of_keys_shows_in_the_health(
+    service: Any, connect: Callable[..., Any], keys: dict[Role, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve.keys._REREAD_SECONDS", 0.0)
+    app = create_app(service, Access(str(tmp_path / "keys.json")))
+    assert connect(app).get("/healthz").json() == {"status": "ok"}
+    (tmp_path / "keys.json").write_text("{")
+    assert connect(app, keys[Role.READ]).get("/v1/models").status_code == 200
+    health = connect(app).get("/healthz")
+    assert (health.status_code, health.json()["status"]) == (200, "ok")
+    assert "cannot be read" in health.json()["keys"]
+    assert str(tmp_path) not in health.text
+
+
 def test_a_key_that_asks_too_fast_waits(guarded: Callable[..., Any], keys: dict[Role, str]) -> None:
     answers = [guarded(keys[Role.READ]).get("/v1/model") for _ in range(21)]
     assert [answer.status_code for answer in answers] == [200] * 20 + [429]
@@ -237,6 +274,8 @@ def test_unexpected_error_tells_no_secrets(connect: Callable[..., Any], body: di
     answer = connect(create_app(broken)).post("/v1/signals", json=body)
     assert answer.status_code == 500
     assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cache-control"] == "no-store"
     assert "secret" not in answer.text
 
 

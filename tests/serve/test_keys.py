@@ -43,6 +43,24 @@ def test_a_revoked_key_is_refused_and_a_new_one_known(path: Path, monkeypatch: p
     assert ring.find(second) is not None
 
 
+@pytest.mark.parametrize("content", ["", '{"keys": [{}]}', None])
+def test_a_file_damaged_meanwhile_changes_no_key(
+    path: Path, content: str | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("serve.keys._REREAD_SECONDS", 0.0)
+    key = create_key(path, "bot", Role.READ)
+    ring, sound = KeyRing(path), path.read_text()
+    path.unlink() if content is None else path.write_text(content)
+    for _ in range(3):
+        assert ring.find(key) is not None
+    assert not ring.sound
+    assert len(caplog.records) == 1
+    path.write_text(sound)
+    revoke_key(path, key.split("_")[1])
+    assert ring.find(key) is None
+    assert ring.sound
+
+
 def test_roles_include_the_lower_ones() -> None:
     assert Role.ADMIN.includes(Role.READ)
     assert Role.WRITE.includes(Role.WRITE)

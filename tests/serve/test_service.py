@@ -201,6 +201,18 @@ def test_damaged_version_is_refused_and_the_old_one_goes_on(registered: tuple[An
     assert client.post("/v1/predict", json={"symbols": []}).json()["model"]["version"] == first
 
 
+def test_version_that_cannot_answer_never_becomes_champion(registered: tuple[Any, Registry, list[str]], today: Any) -> None:
+    client, registry, (first, _) = registered
+    names = today.bundle.feature_names
+    unknown = replace(today.bundle, feature_names=("moon_phase", *names[1:]), created_at="2024-05-01T00:00:00Z")
+    answer = client.post(f"/v1/models/{registry.add(unknown)}/promote")
+    assert answer.status_code == 409
+    assert "moon_phase" in answer.json()["detail"]
+    assert registry.champion() == first
+    assert [event.kind for event in registry.history()].count("promoted") == 1
+    assert client.post("/v1/predict", json={"symbols": []}).json()["model"]["version"] == first
+
+
 def test_one_bundle_cannot_be_changed(client: Any) -> None:
     version = client.get("/v1/models").json()["serving"]
     assert client.post(f"/v1/models/{version}/promote").status_code == 409
