@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from cryptoml.data.panel import CANDLE_FIELDS
 from cryptoml.live.prediction import Prediction, prediction_frame
+from serve.arrow_stream import read_stream
 from serve.problems import InvalidFieldError
 from serve.requests import MAX_BARS, MAX_ROWS, MAX_SYMBOLS
 
@@ -39,6 +40,8 @@ def frames_of(content: bytes) -> dict[str, pd.DataFrame]:
     table = _table(content)
     if "symbol" not in table.column_names:
         raise InvalidFieldError("column symbol is missing", "/symbol")
+    if table["symbol"].null_count:
+        raise InvalidFieldError("symbol must be given in every row", "/symbol")
     frame = table.to_pandas()
     groups = {str(name): part.reset_index(drop=True) for name, part in frame.groupby("symbol", sort=False, observed=True)}
     if not 1 <= len(groups) <= MAX_SYMBOLS:
@@ -70,28 +73,37 @@ def predictions_to_arrow(predictions: Sequence[Prediction], version: str) -> byt
 
 
 def _table(content: bytes) -> pa.Table:
-    try:
-        table = pa.ipc.open_stream(pa.BufferReader(content)).read_all()
-        table.validate(full=True)
-    except (pa.ArrowException, OSError) as error:
-        raise InvalidFieldError(f"body must be an Arrow IPC stream: {' '.join(str(error).split())[:200]}", "/") from None
-    if not 1 <= table.num_rows <= MAX_ROWS:
-        raise InvalidFieldError(f"body must have 1 to {MAX_ROWS} rows, had {table.num_rows}", "/")
+    """Return the columns that are known: instants in UTC, numbers as float64, NaN where null, and symbols as text."""
+    table = read_stream(content, MAX_ROWS)
     for name in _REQUIRED:
         if name not in table.column_names:
             raise InvalidFieldError(f"column {name} is missing", f"/{name}")
+    columns = {}
     for name in table.column_names:
-        _check_type(name, table.schema.field(name).type)
-    return table
+        try:
+            kind = _known_type(name, table.schema.field(name).type)
+            columns[name] = table[name].cast(kind, safe=name == "timestamp")
+        except (pa.ArrowException, UnicodeDecodeError) as error:  # the latter of a time zone
+            raise InvalidFieldError(f"{name} cannot be read: {str(error)[:200]}", f"/{name[:64]}") from None
+    return pa.table(columns)
 
 
-def _check_type(name: str, kind: pa.DataType) -> None:
-    if name == "timestamp" and not (pa.types.is_timestamp(kind) and kind.tz):
-        raise InvalidFieldError(f"timestamp must be a timestamp with a time zone, was {kind}", "/timestamp")
-    if name in CANDLE_FIELDS and not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
-        raise InvalidFieldError(f"{name} must be a column of numbers, was {kind}", f"/{name}")
-    if name not in (*CANDLE_FIELDS, "timestamp", "symbol"):
+def _known_type(name: str, kind: pa.DataType) -> pa.DataType:
+    """Return the type that a column is read as."""
+    if name == "timestamp":
+        if not (pa.types.is_timestamp(kind) and kind.tz):
+            raise InvalidFieldError(f"timestamp must be a timestamp with a time zone, was {kind}", "/timestamp")
+        return pa.timestamp("us", "UTC")
+    if name in CANDLE_FIELDS:
+        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+            raise InvalidFieldError(f"{name} must be a column of numbers, was {kind}", f"/{name}")
+        return pa.float64()
+    if name != "symbol":
         raise InvalidFieldError(f"column {name[:64]} is unknown", f"/{name[:64]}")
+    text = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not any(one(text) for one in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
+        raise InvalidFieldError(f"symbol must be a column of text, was {kind}", "/symbol")
+    return pa.string()
 
 
 def _check(frame: pd.DataFrame, prefix: str) -> None:
@@ -114,4 +126,5 @@ def _check(frame: pd.DataFrame, prefix: str) -> None:
 def _refuse(wrong: np.ndarray, frame: pd.DataFrame, name: str, prefix: str, right: str) -> None:
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        raise InvalidFieldError(f"{name} must be {right}, was {frame[name].iloc[row]} in row {row}", f"{prefix}/{name}/{row}")
+        values = frame[name].to_numpy("datetime64[us]") if name == "timestamp" else frame[name].to_numpy()  # of any year
+        raise InvalidFieldError(f"{name} must be {right}, was {values[row]} in row {row}", f"{prefix}/{name}/{row}")

@@ -11,14 +11,14 @@ import pandas as pd
 from ray import serve
 
 from cryptoml.errors import DataError
-from cryptoml.live.intake import Requirements
+from cryptoml.live.intake import Intake, Requirements
 from cryptoml.live.predictor import Predictor
 from cryptoml.live.wire import KeptStatus, TakenAnswer
 from serve.bar_log import BarLog
 from serve.kept_bars import BarArrays, BarChange, KeptBars
 from serve.metrics import observe_batch
 from serve.problems import ModelUnavailableError, ServiceError
-from serve.windows import KeptWindow, WarmInputs
+from serve.windows import KeptWindow, WarmInputs, judge
 
 __all__ = ["BarKeeper"]
 
@@ -138,6 +138,15 @@ class BarKeeper:
     async def bars(self, symbols: tuple[str, ...]) -> dict[str, BarArrays]:
         """Return the bars of some symbols; those without any are left out."""
         return await self._on_fresh(lambda: {name: self.kept.bars(name) for name in symbols if len(self.kept.bars(name))})
+
+    def intake(self, predictor: Predictor) -> Intake:
+        """Return which symbols can be forecast now and which cannot; blocks, for threads beside the event loop."""
+
+        def look() -> Intake:
+            self._log.refresh()
+            return judge(predictor, self.kept, pd.Timestamp.now("UTC"))
+
+        return self._thread.submit(look).result()
 
     async def window(
         self, version: str, predictor: Predictor, now: pd.Timestamp | None, past: int = 0

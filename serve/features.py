@@ -24,7 +24,7 @@ from serve.depth import Depth, Revision, graph_weights, symbol_depth
 from serve.explaining import top_features
 from serve.forecasting import Forecasting, ServedModel
 from serve.kept_bars import BarArrays
-from serve.metrics import observe_batch, set_data_age, set_drift
+from serve.metrics import keep_reporting, observe_batch, set_data_age, set_drift
 from serve.model_source import LoadedModels, ModelSource, ModelVersion, watch
 from serve.problems import InvalidFieldError, NotFoundError, ServiceError
 from serve.settings import AppArgs
@@ -80,6 +80,8 @@ class LocalFeatures:
         self._forecasting = Forecasting(members, adapter, self._store)
         self._adapter: Any = adapter
         self._latest: tuple[Any, asyncio.Future[Predictions | None] | None] = (None, None)
+        self._strangeness = 0.0
+        keep_reporting(self._report)
 
     async def info(self) -> ModelInfo:
         """Describe the model that serves."""
@@ -127,7 +129,7 @@ class LocalFeatures:
     async def _shared(self, model: ServedModel, window: KeptWindow) -> Predictions | None:
         """Return the forecast of all symbols, which is one array of features wherever the bars and the model are the same."""
         question = window.question
-        self._note(model, window)
+        self._strangeness = window.strangeness
         features, forecast = self._latest
         if forecast is None or features is not question.features or not self._may_share(forecast):
             forecast = asyncio.ensure_future(self._forecasting.forecast(model, question))
@@ -140,13 +142,14 @@ class LocalFeatures:
             return self._args.batching.max_size > 1
         return self._args.batching.remember and not forecast.cancelled() and forecast.exception() is None
 
-    def _note(self, model: ServedModel, window: KeptWindow) -> None:
-        question = window.question
-        set_drift(window.strangeness)
-        stale = [symbol for symbol in question.intake.last_open if symbol in question.intake.refused]
-        ages = [pd.Timestamp.now("UTC") - last for last in question.intake.last_open.values()]
+    def _report(self) -> None:
+        model = self._models.current
+        intake = self._keeper.intake(model.predictor)
+        stale = [symbol for symbol in intake.last_open if symbol in intake.refused]
+        ages = [pd.Timestamp.now("UTC") - last for last in intake.last_open.values()]
         step = model.predictor.needs.step
         set_data_age(len(ages), len(stale), min(ages).total_seconds() - step.total_seconds() if ages else None)
+        set_drift(self._strangeness)
 
     async def _answered(
         self, model: ServedModel, request: KeptRequest, now: pd.Timestamp, window: KeptWindow | None, shared: Predictions | None

@@ -1,10 +1,18 @@
 """Metrics of the application for Prometheus, beside those that Serve counts itself; they carry deployment and replica as tags."""
 
+import logging
+import threading
+import time
+from collections.abc import Callable
 from functools import cache
+from weakref import WeakMethod
 
 from ray.serve.metrics import Counter, Gauge, Histogram
 
-__all__ = ["count_adaptation", "observe_answer", "observe_batch", "set_data_age", "set_drift"]
+__all__ = ["count_adaptation", "keep_reporting", "observe_answer", "observe_batch", "set_data_age", "set_drift"]
+
+_LOG = logging.getLogger(__name__)
+REPORT_SECONDS = 5.0
 
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 _LATENCIES_MS = (2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
@@ -43,6 +51,22 @@ def set_data_age(kept: int, stale: int, newest_age_seconds: float | None) -> Non
 def set_drift(share: float) -> None:
     """Note which share of the inputs lies outside what training saw."""
     _gauge("cryptoml_input_drift", "Share of inputs at the newest bar beyond 3 deviations of training").set(share)
+
+
+def keep_reporting(report: Callable[[], None]) -> None:
+    """Call a method every few seconds, as long as its object lives: Ray's exporter forgets a gauge that nobody sets for a while."""
+    method = WeakMethod(report)
+
+    def run() -> None:
+        while (alive := method()) is not None:
+            try:
+                alive()
+            except Exception:
+                _LOG.exception("gauges could not be set")
+            del alive
+            time.sleep(REPORT_SECONDS)
+
+    threading.Thread(target=run, name="gauges", daemon=True).start()
 
 
 @cache
