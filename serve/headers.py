@@ -53,9 +53,9 @@ class HeadAsGet:
             return
 
         async def bodiless(message: Message) -> None:
-            await send(message | {"body": b""} if message["type"] == "http.response.body" else message)
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
 
-        await self._app(scope | {"method": "GET"}, receive, bodiless)
+        await self._app({**scope, "method": "GET"}, receive, bodiless)
 
 
 def _complete(headers: MutableHeaders, scope: Scope) -> None:

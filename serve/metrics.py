@@ -54,7 +54,10 @@ def set_drift(share: float) -> None:
 
 
 def keep_reporting(report: Callable[[], None]) -> None:
-    """Call a method every few seconds, as long as its object lives: Ray's exporter forgets a gauge that nobody sets for a while."""
+    """Call a method every few seconds, as long as its object lives.
+
+    Ray's exporter forgets a gauge that nobody sets for a while.
+    """
     method = WeakMethod(report)
 
     def run() -> None:
@@ -62,6 +65,8 @@ def keep_reporting(report: Callable[[], None]) -> None:
             try:
                 alive()
             except Exception:
+                if not threading.main_thread().is_alive():
+                    return  # the process ends
                 _LOG.exception("gauges could not be set")
             del alive
             time.sleep(REPORT_SECONDS)
