@@ -64,9 +64,9 @@ def keep_reporting(report: Callable[[], None]) -> None:
         while (alive := method()) is not None:
             try:
                 alive()
-            except Exception:
-                if not threading.main_thread().is_alive():
-                    return  # the process ends
+            except Exception as error:
+                if "interpreter shutdown" in str(error):
+                    return
                 _LOG.exception("gauges could not be set")
             del alive
             time.sleep(REPORT_SECONDS)
