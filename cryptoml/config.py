@@ -146,7 +146,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
     },
     "baseline": {
         "features": {"include": CORE_FEATURES},
-        "market": {"num_assets": 6, "num_bars": 16000},
+        "market": {"num_assets": 6, "num_bars": 20000},
         "training": {"max_epochs": 24, "patience": 6, "lr_patience": 1},
         "sweep": {"num_trials": 4, "max_epochs": 2, "pruner": "none", "space": NARROW_SPACE},
     },

@@ -249,7 +249,7 @@ class Pipeline:
             trials=[trial.row() for trial in self.trials],
             selection=selection_figures(tried) if self.trials else {},
             health=self.market.health.rows(),
-            extras=self._findings(inputs, ensemble, evaluations, forecasts[-1]),
+            extras=self._findings(inputs, ensemble, evaluations, forecasts),
         )
         return report, frame
 
@@ -303,12 +303,13 @@ class Pipeline:
         return {name: reason for name, (absent, reason) in reasons.items() if absent}
 
     def _findings(
-        self, inputs: EvaluationInput, ensemble: Evaluation, others: dict[str, Evaluation], last: FoldForecast
+        self, inputs: EvaluationInput, ensemble: Evaluation, others: dict[str, Evaluation], forecasts: Sequence[FoldForecast]
     ) -> dict[str, dict[str, Any]]:
+        last, chance = forecasts[-1], [part.chance_hits for part in forecasts if part.chance_hits is not None]
         names = [member.name for member in self.config.members]
         tables: dict[str, dict[str, Any]] = {"Ensemble": ensemble_table(names, last.ensemble)}
-        if CONTROL in others:
-            tables["Control on shuffled labels"] = control_table(inputs, others[CONTROL])
+        if CONTROL in others and chance:
+            tables["Control on shuffled labels"] = control_table(inputs, others[CONTROL], np.sum(chance, axis=0))
         if self.market.health.file_errors:
             tables["Not read"] = {error.source: error.message for error in self.market.health.file_errors}
         if self.market.synthetic is not None:

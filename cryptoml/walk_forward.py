@@ -24,6 +24,8 @@ from cryptoml.data.splits import Fold, Span, first_test_bar, walk_forward
 from cryptoml.errors import ConfigError
 from cryptoml.evaluation.baselines import BASELINES, run_baselines
 from cryptoml.evaluation.candidates import Candidate, EvaluationInput, candidate_from_predictions
+from cryptoml.evaluation.classification import likeliest
+from cryptoml.evaluation.control import chance_hits
 from cryptoml.evaluation.explanation import asset_graph, temporal_attention
 from cryptoml.evaluation.folds import join_predictions
 from cryptoml.evaluation.importance import feature_importance
@@ -156,7 +158,11 @@ class Refit:
 
 @dataclass(frozen=True, eq=False)
 class FoldForecast:
-    """What one fold contributes to the evaluation, and its first ensemble."""
+    """What one fold contributes to the evaluation, and its first ensemble.
+
+    Attributes:
+        chance_hits: What random functions of the features hit with the control's mix of answers `[draw]`; None without control.
+    """
 
     ensemble: Ensemble
     scaler: FeatureScaler
@@ -167,6 +173,7 @@ class FoldForecast:
     graph: np.ndarray | None
     predictions: Predictions
     others: list[Candidate]
+    chance_hits: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,6 +235,7 @@ class Walk:
             graph=asset_graph(members, ensemble.weights, bars, self.config.lookback),
             predictions=refit.predictions(),
             others=others,
+            chance_hits=self._chance_hits(refit),
         )
 
     def last_read(self, fold: Fold) -> int:
@@ -262,6 +270,15 @@ class Walk:
             yield CONTINUAL, self._continual(refit)
         if adapter:
             yield META_LEARNING, self._adapted(refit, adapter)
+
+    def _chance_hits(self, refit: Refit) -> np.ndarray | None:
+        """Return what the control's answers on the test span may hit by chance."""
+        if CONTROL not in refit.others:
+            return None
+        data, (model, forecast) = refit.data, refit.others[CONTROL]
+        answers = likeliest(forecast_test(Ensemble([model]), [forecast], data).probabilities)
+        labels, seed = data.targets.direction, self.config.bootstrap.seed
+        return chance_hits(data.features, labels, data.fold, answers, self.config.lookback, seed=seed)
 
     def _adapted(self, refit: Refit, adapter: AdapterArrays) -> Predictions:
         """Forecast the test span, adapting to the newest bars every `adaptation.every_bars`."""

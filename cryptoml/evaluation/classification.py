@@ -18,6 +18,7 @@ __all__ = [
     "confidence_groups",
     "expected_calibration_error",
     "independence_accuracy",
+    "likeliest",
     "log_loss",
     "log_losses",
     "macro_auc",
@@ -42,6 +43,12 @@ def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Return the share of rows whose likeliest class is the label. `[..., class]`, `[...]`."""
     probabilities, labels = _valid(probabilities, labels)
     return _mean(probabilities.argmax(axis=-1) == labels)
+
+
+def likeliest(probabilities: np.ndarray) -> np.ndarray:
+    """Return the likeliest class of each row `[...]` of `[..., class]`, -1 where a probability is missing."""
+    known = ~np.isnan(probabilities).any(axis=-1)
+    return np.where(known, np.nan_to_num(probabilities).argmax(axis=-1), -1)
 
 
 def independence_accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:

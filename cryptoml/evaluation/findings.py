@@ -8,14 +8,14 @@ import numpy as np
 
 from cryptoml.data.synthetic import REGIMES, SyntheticMarket
 from cryptoml.evaluation.candidates import EvaluationInput
-from cryptoml.evaluation.classification import accuracy, auc, majority_share
+from cryptoml.evaluation.classification import accuracy, auc, likeliest, majority_share
 from cryptoml.evaluation.protocol import Evaluation
-from cryptoml.evaluation.uncertainty import chance_interval
 from cryptoml.models.ensemble import Ensemble
 
 __all__ = ["ceiling_table", "control_table", "ensemble_table", "planted_table"]
 
 CEILING_BARS = 2000
+_ROUNDING = 1e-9
 
 
 def ensemble_table(names: Sequence[str], ensemble: Ensemble) -> dict[str, Any]:
@@ -29,41 +29,51 @@ def ensemble_table(names: Sequence[str], ensemble: Ensemble) -> dict[str, Any]:
     return table
 
 
-def control_table(inputs: EvaluationInput, control: Evaluation, level: float = 0.99) -> dict[str, Any]:
-    """Return what the run on shuffled labels hit, and the interval in which its answers hit by chance.
+def control_table(inputs: EvaluationInput, control: Evaluation, chance_hits: np.ndarray, level: float = 0.99) -> dict[str, Any]:
+    """Return what the run on shuffled labels hit, and the interval in which random functions of the features hit.
 
     It found nothing where its accuracy lies inside; None where the test is too short to say. The level is 99% because
     the control is one of many runs: at 95% every twentieth honest one would be accused.
+
+    Args:
+        inputs: The test bars.
+        control: The run on shuffled labels.
+        chance_hits: Right answers of each random function there, from `cryptoml.evaluation.control`.
+        level: Share of the random functions inside the interval.
     """
-    labels = inputs.targets.direction[:, inputs.bars]
-    chance = chance_interval(
-        _answers(control), labels, min_shift=2 * inputs.targets.label_bars, level=level, seed=inputs.bootstrap.seed
-    )
+    counted = int(((_answers(control) >= 0) & (inputs.targets.direction[:, inputs.bars] >= 0)).sum())
+    drawn = chance_hits / counted if counted else np.full(len(chance_hits), np.nan)
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     accuracy = control.figures["direction"]["accuracy"]["value"]
     return {
         "accuracy": accuracy,
-        "chance of its answers": chance.value,
-        "low": chance.low,
-        "high": chance.high,
+        "chance of its answers": float(drawn.mean()),
+        "low": float(low),
+        "high": float(high),
         "level": level,
-        "found nothing": bool(chance.low <= accuracy <= chance.high) if np.isfinite(chance.value) else None,
+        "found nothing": bool(low - _ROUNDING <= accuracy <= high + _ROUNDING) if counted else None,
     }
 
 
 def ceiling_table(market: SyntheticMarket, inputs: EvaluationInput, ensemble: Evaluation) -> dict[str, float]:
     """Return how far the ensemble went from chance to the best possible accuracy of the built-in market.
 
-    All figures are of the same test bars, evenly spread, at most `CEILING_BARS` of them.
+    All figures are of the same test bars, evenly spread, at most `CEILING_BARS` of them. What the answers were expected to hit,
+    given the true state at each bar, lacks the luck of what came then; ceilings are expected too.
     """
     ceiling = market.direction_ceiling(inputs.horizon_bars, inputs.targets.threshold, inputs.bars, max_bars=CEILING_BARS)
     answers, labels = _answers(ensemble)[:, ceiling.bars - inputs.test[0]], inputs.targets.direction[:, ceiling.bars]
     counted = (answers >= 0) & (labels >= 0)
     accuracy = float((answers == labels)[counted].mean())
+    likely = np.take_along_axis(ceiling.probabilities, np.maximum(answers, 0)[..., None], axis=-1)[..., 0]
+    expected = float(likely[counted].mean(dtype=np.float64))
     return {
         "direction: accuracy": accuracy,
+        "direction: accuracy expected of these answers": expected,
         "direction: chance (majority class)": ceiling.majority_share,
         "direction: ceiling (true state known)": ceiling.accuracy,
         "direction: share of the way": ceiling.share_of_ceiling(accuracy),
+        "direction: share of the way, expected": ceiling.share_of_ceiling(expected),
     }
 
 
@@ -96,5 +106,4 @@ def _answers(evaluation: Evaluation) -> np.ndarray:
     """Return the likeliest class of every forecast `[asset, time]`, -1 where there is none."""
     forecasts = evaluation.candidate.forecasts
     assert forecasts is not None
-    known = ~np.isnan(forecasts.probabilities).any(axis=-1)
-    return np.where(known, np.nan_to_num(forecasts.probabilities).argmax(axis=-1), -1)
+    return likeliest(forecasts.probabilities)

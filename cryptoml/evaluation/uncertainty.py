@@ -11,14 +11,12 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from scipy import fft
 
 from cryptoml.evaluation.statistics import Statistic
 
 __all__ = [
     "Interval",
     "block_sums",
-    "chance_interval",
     "difference_interval",
     "interval",
     "stationary_blocks",
@@ -125,52 +123,3 @@ def difference_interval(
         lambda sums: first.of_sums(sums[..., :split]) - second.of_sums(sums[..., split:]),
     )
     return interval(paired, mean_block=mean_block, num_draws=num_draws, level=level, seed=seed)
-
-
-def chance_interval(
-    answers: np.ndarray, labels: np.ndarray, *, min_shift: int, num_draws: int = 1000, level: float = 0.99, seed: int = 0
-) -> Interval:
-    """Return the accuracy that these answers reach by chance, with the interval in which it lies.
-
-    The answers are turned against the labels in time, all assets together, by random shifts (a circular-shift surrogate
-    test, Theiler et al. 1992): both keep their mix and their persistence, which a test of independent rows, or of short
-    blocks, would miss, and lose whatever they had to do with each other.
-
-    Args:
-        answers: Class of every forecast `[asset, time]`, -1 where there is none.
-        labels: True classes `[asset, time]`, -1 where unknown.
-        min_shift: Least distance from the true alignment in bars, either way; at least the length of a label.
-        num_draws: Shifts to draw, at most as many as there are.
-        level: Share of the shifts inside the interval.
-        seed: Of the drawing.
-    """
-    num_bars = answers.shape[1]
-    shifts = np.arange(min_shift, num_bars - min_shift + 1)
-    if not len(shifts):
-        return Interval(float("nan"), float("nan"), float("nan"))
-    if len(shifts) > num_draws:
-        shifts = np.random.default_rng(seed).choice(shifts, num_draws, replace=False)
-    hits, counted = _shifted_counts(answers, labels)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        drawn = (hits / counted)[shifts]
-    if not np.isfinite(drawn).any():
-        return Interval(float("nan"), float("nan"), float("nan"))
-    low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(np.nanmean(drawn)), float(low), float(high))
-
-
-def _shifted_counts(answers: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return hits and known pairs `[shift]` of the answers turned by every number of bars: correlations by FFT."""
-    hits, counted = np.zeros(answers.shape[1]), np.zeros(answers.shape[1])
-    classes = np.unique(labels[labels >= 0])
-    for said, true in zip(answers, labels, strict=True):
-        counted += _circular_matches(said >= 0, true >= 0)
-        for one in classes:
-            hits += _circular_matches(said == one, true == one)
-    return hits, counted
-
-
-def _circular_matches(turned: np.ndarray, fixed: np.ndarray) -> np.ndarray:
-    """Return how often both are true when the first is turned by 0, 1, ... bars `[shift]`."""
-    spectrum = np.conj(fft.rfft(turned.astype(np.float64))) * fft.rfft(fixed.astype(np.float64))
-    return np.rint(fft.irfft(spectrum, len(turned)))

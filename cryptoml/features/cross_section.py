@@ -257,6 +257,15 @@ def market_loudness(market: Market, n: int, m: int) -> FloatArray:
     return np.broadcast_to(Market.mean(loudness), market.present.shape)
 
 
+@feature(
+    "cross_section", lookback=lambda n: n, params=(days(80),), inputs=("high", "low"), source="Alizadeh, Brandt & Diebold 2002"
+)
+def market_range(market: Market, n: int) -> FloatArray:
+    """Mean over assets of ln(mean of ln(high / low) over n bars)"""
+    usual = rolling_mean(np.where(market.present, np.log(market.columns["high"] / market.columns["low"]), np.nan), n)
+    return np.broadcast_to(Market.mean(np.log(np.where(usual > 0, usual, np.nan))), market.present.shape)
+
+
 @feature("cross_section", lookback=lambda n: n + 1, params=(days(1, at_least=2), days(5), days(10)), source=MOSKOWITZ)
 def market_trend(market: Market, n: int) -> FloatArray:
     """sum_n(market) / (std_n(market) sqrt(n)), market the equally weighted mean return; 0 where nothing moved"""

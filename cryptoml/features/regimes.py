@@ -16,11 +16,22 @@ from cryptoml.data.gaussian_states import GaussianStates, fit_states
 from cryptoml.data.markov import filter_states, sticky_transitions, with_hindsight
 from cryptoml.features.rolling import delay, rolling_mean, rolling_sum, safe_ratio
 
-__all__ = ["REGIMES", "REGIME_READINGS", "HasCandles", "RegimeModel", "fit_regimes", "label_regimes", "market_readings"]
+__all__ = [
+    "REGIMES",
+    "REGIME_LEVEL",
+    "REGIME_READINGS",
+    "HasCandles",
+    "RegimeModel",
+    "fit_regimes",
+    "label_regimes",
+    "market_readings",
+]
 
 REGIMES = ("BULL", "BEAR", "RANGING", "HIGH_VOL")
 REGIME_READINGS = ("cross_section_market_return_1", "cross_section_market_loudness_1_80d")
 """Features by which a forecaster tells the regime."""
+REGIME_LEVEL = "cross_section_market_range_80d"
+"""The feature that says what the loudness among them is measured against; encoders do not read it, for it drifts over years."""
 DURATION_BARS = 240.0
 PRIOR_BARS = 50_000.0
 SMOOTHING_BARS = 24
@@ -48,6 +59,9 @@ class RegimeModel(BaseModel):
     log_range: PerRegime = Field((-0.2, 0.3, -0.6, 0.9), description="Mean log of a bar's range, in usual volatilities")
     log_range_deviation: float = Field(0.3, gt=0, description="Standard deviation of that log range")
     duration_bars: PerRegime = Field((DURATION_BARS,) * 4, description="Mean duration of each regime, bars")
+    usual_volatility: float | None = Field(
+        None, gt=0, description="Usual volatility of a bar, log-return, before the first one; None takes it from the bars alone"
+    )
 
     @classmethod
     def of_states(cls, states: GaussianStates) -> "RegimeModel":

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 
 from cryptoml.errors import ConfigError
 from cryptoml.features.contract import category_of
+from cryptoml.features.regimes import REGIME_LEVEL
 
 __all__ = ["CORE_FEATURES", "columns_of"]
 
@@ -62,13 +63,14 @@ CORE_FEATURES: tuple[str, ...] = (
     "cross_section_breadth_1d",
     "cross_section_market_return_1",
     "cross_section_market_loudness_*",
+    "cross_section_market_range_80d",
     "cross_section_market_trend_*",
 )
 """One or two features for each idea in the catalogue, by pattern; about sixty in all."""
 
 
 def columns_of(names: Sequence[str], categories: Collection[str]) -> tuple[int, ...]:
-    """Return the positions of the features of some categories.
+    """Return the positions of the features of some categories that encoders read.
 
     Raises:
         ConfigError: No feature is of one of the categories.
@@ -77,4 +79,4 @@ def columns_of(names: Sequence[str], categories: Collection[str]) -> tuple[int, 
     for category in categories:
         if category not in found:
             raise ConfigError(f"feature groups must be among those of the data, {sorted(set(found))}, was {category!r}")
-    return tuple(index for index, category in enumerate(found) if category in categories)
+    return tuple(index for index, category in enumerate(found) if category in categories and names[index] != REGIME_LEVEL)

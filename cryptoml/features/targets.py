@@ -90,13 +90,16 @@ class Targets:
         return Targets(**parts, label_bars=self.label_bars)
 
 
-def causal_volatility(close: FloatArray, halflife_bars: int, minimum_bars: int, window_bars: int | None = None) -> FloatArray:
+def causal_volatility(
+    close: FloatArray, halflife_bars: int, minimum_bars: int, window_bars: int | None = None, before: float | None = None
+) -> FloatArray:
     """Return the EWMA volatility per bar known at each close, `[..., time]`.
 
     `sigma_t^2 = sum_k d^k r_{t-k}^2 / sum_k d^k` over the returns present among the last ten half-lives, `d` halving in
     `halflife_bars` (RiskMetrics 1996, section 5.2, cut and renormalised so that a finite buffer gives the same value).
     NaN where the bar is absent, where fewer than `minimum_bars` returns exist in the window, and where nothing moved.
-    `window_bars` replaces the ten half-lives.
+    `window_bars` replaces the ten half-lives. `before` is the volatility of all returns before the second bar, which then count too,
+    so that no bar is too early.
     """
     window, decay = window_bars or _HALFLIVES * halflife_bars, decay_of_halflife(halflife_bars)
     log_return = _log_returns(close)
@@ -108,6 +111,9 @@ def causal_volatility(close: FloatArray, halflife_bars: int, minimum_bars: int, 
     square = decayed_sum(square_padded, decay, window)[..., window - 1 :]
     count = rolling_sum(seen_padded, window)[..., window - 1 :]
     known = (count >= minimum_bars) & (square > 0) & np.isfinite(close)
+    if before is not None:
+        earlier = decay ** np.arange(close.shape[-1]) / (1.0 - decay)
+        weight, square, known = weight + earlier, square + earlier * before**2, np.isfinite(close)
     return np.where(known, np.sqrt(safe_ratio(square, weight)), np.nan)
 
 
@@ -146,8 +152,18 @@ def with_regimes(config: TargetConfig, panel: HasCandles) -> TargetConfig:
     """Return settings whose regimes are learned from a panel, which ends where training does; as given where they are set."""
     if config.regimes is not None:
         return config
-    readings = _readings(panel, _closes(panel), config)
-    return config.model_copy(update={"regimes": fit_regimes(readings)})
+    close = _closes(panel)
+    start = RegimeModel(usual_volatility=_typical_volatility(close))
+    model = fit_regimes(_readings(panel, close, config.model_copy(update={"regimes": start})))
+    return config.model_copy(update={"regimes": model.model_copy(update={"usual_volatility": start.usual_volatility})})
+
+
+def _typical_volatility(close: FloatArray) -> float | None:
+    """Return the geometric mean over assets of their volatility per bar; None where nothing moves."""
+    log_return = _log_returns(close)
+    squares = np.where(np.isfinite(log_return), log_return, 0.0) ** 2
+    variance = safe_ratio(squares.sum(axis=-1), np.isfinite(log_return).sum(axis=-1).astype(np.float64), 0.0)
+    return float(np.exp(np.log(variance[variance > 0]).mean() / 2)) if (variance > 0).any() else None
 
 
 def _closes(panel: HasCandles) -> FloatArray:
@@ -186,7 +202,8 @@ def _regime(panel: HasCandles, close: FloatArray, config: TargetConfig) -> NDArr
 def _readings(panel: HasCandles, close: FloatArray, config: TargetConfig) -> FloatArray:
     halflife = config.long_run_halflife_bars
     window = min(_HALFLIVES * halflife, close.shape[-1])  # a series may be far shorter than the half-lives
-    return market_readings(panel, causal_volatility(close, halflife, config.minimum_history_bars, window))
+    before = config.regimes.usual_volatility if config.regimes else None
+    return market_readings(panel, causal_volatility(close, halflife, config.minimum_history_bars, window, before))
 
 
 def _position_size(move: FloatArray, variation: FloatArray, horizon: int) -> FloatArray:

@@ -75,7 +75,9 @@ class ForecasterConfig(BaseModel):
     dynamic_graph: bool = Field(True, description="score pairs as GATv2; costs hidden_size per pair of assets")
 
     regime_columns: tuple[int, ...] | None = Field(
-        None, min_length=1, description="features by which a filter tells the regime; the network does if None"
+        None,
+        min_length=2,
+        description="features by which a filter tells the regime, their level last; the network does if None",
     )
 
     @model_validator(mode="after")
@@ -174,7 +176,7 @@ class Forecaster(nn.Module):
         self.graph = _graph(config)
         self.heads = MultiTaskLearningHead(config.hidden_size, config.hidden_size, config.dropout)
         self.quantiles = QuantileHead(config.hidden_size, len(config.horizons), config.quantiles)
-        self.regime = RegimeFilter(len(config.regime_columns)) if config.regime_columns else None
+        self.regime = RegimeFilter(len(config.regime_columns) - 1) if config.regime_columns else None
 
     def forward(self, features: Float[Tensor, "batch asset time feature"], mask: Tensor | None = None) -> Forecast:
         """Forecast from the last bar of each window: axes `[batch, asset, ...]`.

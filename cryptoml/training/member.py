@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from cryptoml.data.splits import Fold, Span
 from cryptoml.data.windows import chunk_spans
 from cryptoml.errors import DataError
-from cryptoml.features.regimes import REGIME_READINGS
+from cryptoml.features.contract import category_of
+from cryptoml.features.regimes import REGIME_LEVEL, REGIME_READINGS
 from cryptoml.features.selection import columns_of
 from cryptoml.features.targets import TargetConfig, Targets
 from cryptoml.models.forecaster import Architecture, Forecaster, ForecasterConfig, build_forecaster
@@ -86,7 +87,7 @@ class MemberConfig(BaseModel):
         Raises:
             ConfigError: The data has no feature of one of the member's groups.
         """
-        columns = None if self.feature_groups is None else columns_of(data.feature_names, self.feature_groups)
+        columns = self._columns(data.feature_names)
         forecaster = ForecasterConfig(
             **self.model_dump(exclude={"name", "learning_rate", "seed", "feature_groups"}),
             columns=columns,
@@ -101,6 +102,12 @@ class MemberConfig(BaseModel):
         rate = training.learning_rate if self.learning_rate is None else self.learning_rate
         loop = training.updated(seed=derived_seed(seed, self.seed), learning_rate=rate)
         return MemberTask(self.name, forecaster, loop, feature_names=data.feature_names)
+
+    def _columns(self, names: tuple[str, ...]) -> tuple[int, ...] | None:
+        """Return the positions of the features that the encoder reads; None where it is all."""
+        if self.feature_groups is None and REGIME_LEVEL not in names:
+            return None
+        return columns_of(names, self.feature_groups or {category_of(name) for name in names})
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,9 +276,11 @@ def fit_member(
 
 
 def regime_columns(names: Sequence[str], columns: Sequence[int] | None) -> tuple[int, ...] | None:
-    """Return where the readings of the regime filter stand, where a member that reads `columns` has all of them."""
+    """Return where the readings of the regime filter and their level stand, where a member that reads `columns` has all."""
     read = names if columns is None else [names[column] for column in columns]
-    return tuple(names.index(name) for name in REGIME_READINGS) if set(REGIME_READINGS) <= set(read) else None
+    if REGIME_LEVEL not in names or not set(REGIME_READINGS) <= set(read):
+        return None
+    return tuple(names.index(name) for name in (*REGIME_READINGS, REGIME_LEVEL))
 
 
 def _learn_regimes(model: Forecaster, data: FoldData, labels: Targets) -> None:

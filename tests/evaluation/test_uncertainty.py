@@ -122,19 +122,6 @@ def test_auc_interval_is_that_of_resampling_the_rows_themselves():
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.006)
 
 
-def test_chance_by_fft_is_that_of_rolling_every_shift():
-    rng = np.random.default_rng(9)
-    answers, labels = rng.integers(-1, 3, (3, 97)), rng.integers(-1, 3, (3, 97))
-    rolled = []
-    for shift in range(10, 88):
-        turned = np.roll(answers, shift, axis=1)
-        known = (turned >= 0) & (labels >= 0)
-        rolled.append((turned == labels)[known].mean())
-    found = uncertainty.chance_interval(answers, labels, min_shift=10, level=0.9)
-    assert found == pytest.approx((np.mean(rolled), *np.quantile(rolled, [0.05, 0.95])))
-    assert np.isnan(uncertainty.chance_interval(answers, labels, min_shift=60)).all()
-
-
 def test_too_short_a_sample_says_nothing():
     assert np.isnan(sharpe_interval(np.array([0.1]), 365, mean_block=5)).all()
     assert np.isnan(uncertainty.interval(statistics.mean_statistic(np.full(9, np.nan)), mean_block=5)).all()

@@ -28,6 +28,12 @@ def test_labels_name_the_planted_regimes_after_the_span_that_they_were_learned_f
     assert (found == market.regimes)[later].mean() > 0.85
 
 
+def test_the_first_bars_are_labelled_as_well_as_later_ones(market, learned) -> None:
+    found = make_targets(market.panel, learned).regime[0]
+    assert (found == market.regimes)[1:1500].mean() > 0.85
+    assert learned.regimes.usual_volatility == pytest.approx(market.dynamics.config.base_volatility, rel=0.3)
+
+
 def test_learned_regimes_are_told_by_loudness_and_last(learned) -> None:
     assert np.argsort(learned.regimes.log_range).tolist() == [2, 0, 1, 3]
     assert min(learned.regimes.duration_bars) > 50

@@ -116,3 +116,12 @@ def test_straight_line_deserves_the_full_position():
 def test_config_refuses_nonsense(change):
     with pytest.raises(ValidationError):
         TargetConfig(**change)
+
+
+def test_a_volatility_before_the_first_bar_is_that_of_so_many_bars_put_before_it() -> None:
+    close = make_close()[:1]
+    past = close[:, :1] * np.exp(0.02 * (np.arange(400, 0, -1) % 2))
+    put_before = np.concatenate([past, close], axis=1)
+    expected = causal_volatility(put_before, 5, 4, put_before.shape[1])[:, 400:]
+    found = causal_volatility(close, 5, 4, close.shape[1], before=0.02)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)

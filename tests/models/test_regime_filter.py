@@ -12,13 +12,15 @@ CENTRES = np.array([[0.3, -0.4], [-0.3, 0.6], [0.0, -1.5], [0.0, 2.0]])
 CONTEXT = 24
 
 
-def drawn(num_bars: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Readings of a chain and its states."""
+def drawn(num_bars: int, seed: int, slope: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Readings of a chain, `slope` times a slow level more, that level, and the states."""
     rng, step = np.random.default_rng(seed), sticky_transitions([60.0] * 4)
     states = np.zeros(num_bars, dtype=int)
     for bar in range(1, num_bars):
         states[bar] = rng.choice(4, p=step[states[bar - 1]])
-    return (CENTRES[states] + 0.7 * rng.standard_normal((num_bars, 2))).astype(np.float32), states
+    level = np.sin(np.arange(num_bars) / 400)[:, None]
+    readings = CENTRES[states] + 0.7 * rng.standard_normal((num_bars, 2)) + slope * level
+    return np.concatenate([readings, level], axis=1).astype(np.float32), states
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +42,27 @@ def test_states_are_named_where_the_chain_is_what_it_learned(learned) -> None:
     torch.testing.assert_close(found.exp().sum(dim=-1), torch.ones(3000), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("slope", [-0.8, 0.8])
+def test_readings_that_move_with_their_level_are_told_as_well(slope) -> None:
+    model = RegimeFilter(2)
+    model.learn(*drawn(6000, 0, slope))
+    readings, states = drawn(3000, 1, slope)
+    assert (said(model, readings).argmax(dim=-1).numpy() == states).mean() > 0.9
+    np.testing.assert_allclose(model.slopes, slope, atol=0.1)
+
+
+def test_a_level_far_from_what_was_learned_counts_as_the_nearest() -> None:
+    model = RegimeFilter(2)
+    model.learn(*drawn(6000, 0, 0.8))
+    readings, _ = drawn(50, 1)
+    far, farther = readings.copy(), readings.copy()
+    far[:, 2], farther[:, 2] = 2.5, 8.0
+    torch.testing.assert_close(said(model, far), said(model, farther), atol=0, rtol=0)
+
+
 def test_readings_that_repeat_themselves_are_believed_less() -> None:
     readings, states = drawn(4000, 2)
-    shuffled = np.random.default_rng(0).standard_normal((4000 // 40, 2)).repeat(40, axis=0).astype(np.float32)
+    shuffled = np.random.default_rng(0).standard_normal((4000 // 40, 3)).repeat(40, axis=0).astype(np.float32)
     plain, lingering = RegimeFilter(2), RegimeFilter(2)
     plain.learn(readings, states)
     lingering.learn(readings + shuffled, states)
@@ -64,7 +84,7 @@ def test_later_bars_and_missing_ones_change_nothing(learned) -> None:
 
 def test_nothing_learned_says_nothing() -> None:
     plain = RegimeFilter(2)
-    plain.learn(np.full((50, 2), np.nan, np.float32), np.zeros(50, dtype=int))
+    plain.learn(np.full((50, 3), np.nan, np.float32), np.zeros(50, dtype=int))
     np.testing.assert_allclose(said(plain, drawn(20, 0)[0]).exp(), 0.25, rtol=1e-5)
 
 
@@ -94,7 +114,7 @@ def test_a_forecaster_says_the_same_dense_windowed_and_plain(architecture, learn
         hidden_size=8,
         num_heads=2,
         lookback=CONTEXT,
-        regime_columns=(1, 4),
+        regime_columns=(1, 4, 3),
         columns=(0, 1, 4),
     )
     model = build_forecaster(config).eval()
@@ -115,4 +135,4 @@ def test_a_forecaster_says_the_same_dense_windowed_and_plain(architecture, learn
 
 def test_columns_outside_the_features_are_refused() -> None:
     with pytest.raises(ValueError, match="regime_columns must be within 0 and 4, was"):
-        ForecasterConfig(num_features=5, num_assets=1, regime_columns=(5,))
+        ForecasterConfig(num_features=5, num_assets=1, regime_columns=(0, 5))

@@ -44,7 +44,7 @@ class MarketConfig(BaseModel):
         0.3, ge=0, lt=1, description="Share of each asset's noise variance that all assets have in common."
     )
     tail_degrees: float = Field(5.0, gt=2, description="Degrees of freedom of the Student-t shocks.")
-    log_volatility_std: float = Field(0.25, ge=0, le=0.5, description="Standard deviation of log volatility within a regime.")
+    log_volatility_std: float = Field(0.15, ge=0, le=0.5, description="Standard deviation of log volatility within a regime.")
     log_volatility_half_life_bars: float = Field(120.0, gt=0, description="Half-life of log volatility, in bars.")
     reversion_bars: float = Field(
         4_000.0, gt=100, description="Bars in which log price is pulled back to its start by a factor e; keeps prices in range."

@@ -161,6 +161,12 @@ def market_loudness(crowd: Crowd, row: int, bar: int, n: int, m: int) -> float:
     return average(math.log(ratio) for ratio in ratios if ratio > 0)
 
 
+def market_range(crowd: Crowd, row: int, bar: int, n: int) -> float:
+    """How wide the market's ranges of n bars are."""
+    spread = np.log(crowd.high[:, bar - n + 1 : bar + 1] / crowd.low[:, bar - n + 1 : bar + 1]).tolist()
+    return average(math.log(sum(one) / n) for one in spread if sum(one) > 0)
+
+
 def market_trend(crowd: Crowd, row: int, bar: int, n: int) -> float:
     """Market's return of n bars in standard deviations of such a sum."""
     returns = crowd.market[bar - n + 1 : bar + 1]
@@ -186,6 +192,7 @@ FORMULAS: dict[str, Callable[..., float]] = {
     "peer_lead": peer_lead,
     "breadth": breadth,
     "market_loudness": market_loudness,
+    "market_range": market_range,
     "market_return": lambda crowd, row, bar, n: float(sum(crowd.market[bar - n + 1 : bar + 1])),
     "market_trend": market_trend,
 }
