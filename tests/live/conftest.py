@@ -61,7 +61,7 @@ def random_candles(seed: int, bars: int) -> pd.DataFrame:
 
 
 def drawn_ensemble(num_features: int) -> Ensemble:
-    torch.manual_seed(5)
+    torch.manual_seed(10)
     shapes = {"num_features": num_features, "num_assets": len(SYMBOLS), "hidden_size": 8, "num_heads": 2, "lookback": CONTEXT}
     members = [build_forecaster(ForecasterConfig(architecture=name, **shapes)) for name in ("tft", "tcn")]
     shift = np.tile([-0.1, 0.0, 0.1], (3, 1))
