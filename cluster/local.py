@@ -25,6 +25,7 @@ __all__ = ["FOLDER", "LocalCluster", "free_port", "main"]
 
 FOLDER = Path(tempfile.gettempdir()) / f"cryptoml-{os.getuid()}" / "cluster"
 START_SECONDS = 90.0
+STARTS = 3  # of a node: Ray gives one up that a busy machine starts slowly
 STOP_SECONDS = 5.0
 OBJECT_STORE_BYTES = 1 << 28
 DRIVERS = 4
@@ -81,13 +82,27 @@ class LocalCluster:
             file.write(secrets.token_hex(32))
         head = ["--head", f"--port={self.port}", "--num-cpus=0", f'--resources={{"driver": {DRIVERS}}}']
         head += ["--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard_port}", f"--temp-dir={self.folder}/ray"]
-        self._start_node("head", head)
-        self._wait_for_nodes(1)
-        for number in range(workers):
-            self._start_node(f"worker-{number}", [f"--address=127.0.0.1:{self.port}", f"--num-cpus={cpus}"])
-            self._wait_for_nodes(2 + number)  # two that start at once on one machine are taken for one another
+        self._bring_up("head", head, 1)
+        for number in range(workers):  # one by one: two that start at once on one machine are taken for one another
+            self._bring_up(f"worker-{number}", [f"--address=127.0.0.1:{self.port}", f"--num-cpus={cpus}"], 2 + number)
 
-    def _start_node(self, name: str, options: Sequence[str]) -> None:
+    def _bring_up(self, name: str, options: Sequence[str], count: int) -> None:
+        """Start a node and wait until so many are alive; start it again where it ends instead."""
+        for _ in range(STARTS):
+            child = self._start_node(name, options)
+            until = time.monotonic() + START_SECONDS
+            while child.poll() is None and time.monotonic() < until:
+                if self.alive_nodes() >= count:
+                    return
+                time.sleep(0.3)
+            _signal_group(child.pid, signal.SIGKILL)
+            child.wait()
+            self.processes.remove(child.pid)
+            self.children.remove(child)
+        self.stop()
+        raise RuntimeError(f"a node did not come up; its log is {self.folder}/{name}.log")
+
+    def _start_node(self, name: str, options: Sequence[str]) -> subprocess.Popen[bytes]:
         """Start a node whose agent listens on a port of its own, as nodes of one machine must."""
         common = ["--node-ip-address=127.0.0.1", f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats"]
         command = [
@@ -109,14 +124,7 @@ class LocalCluster:
         self.processes.append(process.pid)
         state = {"port": self.port, "dashboard_port": self.dashboard_port, "processes": self.processes}
         (self.folder / "nodes.json").write_text(json.dumps(state))
-
-    def _wait_for_nodes(self, count: int) -> None:
-        until = time.monotonic() + START_SECONDS
-        while self.alive_nodes() < count:
-            if len(self._living()) < len(self.processes) or time.monotonic() > until:
-                self.stop()
-                raise RuntimeError(f"a node did not come up; its log is below {self.folder}")
-            time.sleep(0.3)
+        return process
 
     def alive_nodes(self) -> int:
         """Return how many nodes the dashboard knows to be alive; 0 where it does not answer."""

@@ -2,10 +2,10 @@
 
 import logging
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import grpc
 import ray
 from ray.exceptions import AuthenticationError
 
@@ -14,7 +14,9 @@ from cryptoml.errors import ConfigError
 __all__ = ["cluster"]
 
 LOCAL_OBJECT_STORE_BYTES = 1 << 30
-KNOCK_SECONDS = 10.0
+KNOCK_SECONDS = 8.0
+KNOCKS = {"": "/ray.rpc.NodeInfoGcsService/CheckAlive", "ray://": "/ray.rpc.RayletDriver/ClusterInfo"}
+"""A call that the control service and the client's server answer at once, by the kind of address."""
 
 
 @contextmanager
@@ -47,15 +49,27 @@ def cluster(address: str | None = None, num_cpus: int | None = None, *, dashboar
 
 
 def _join(address: str) -> None:
-    _knock(address.removeprefix("ray://"))
+    _knock(address)
     ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
 
 
 def _knock(address: str) -> None:
-    """Raise at once where nothing listens: Ray itself would wait for minutes."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit() and "/" not in host:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
+    """Raise soon where nothing answers, or something else than what the address says: Ray itself would wait for minutes."""
+    kind = "ray://" if address.startswith("ray://") else ""
+    place = address.removeprefix(kind)
+    if not place.rpartition(":")[2].isdigit() or "/" in place or os.environ.get("RAY_USE_TLS", "0") != "0":
+        return
+    with grpc.insecure_channel(place, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            channel.unary_unary(KNOCKS[kind])(b"", timeout=KNOCK_SECONDS)
+        except grpc.RpcError as error:
+            code = error.code()
+            if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                raise ConnectionError(f"nothing there answers as Ray does ({code.name.lower()})") from error
+            if code == grpc.StatusCode.UNIMPLEMENTED:
+                raise ConnectionError(
+                    "another service of Ray answers there; the control service has port 6379 by default"
+                ) from error
 
 
 def _advice(error: BaseException) -> str:

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,17 +24,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 PATIENCE = 30.0
 """Seconds within which a mistake must be told."""
+FIRST_JOB = ["-m", "cluster.submit", "ingest_data", "--lake", "lake", "--files", "absent", "--timeframe", "1h"]
 JOIN = "from cryptoml.distributed.cluster import cluster\nwith cluster(): pass"
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[LocalCluster]:
-    folder = Path(tempfile.mkdtemp(prefix="c", dir="/tmp"))
-    found = LocalCluster(folder, free_port(), free_port())
+    base = Path(tempfile.mkdtemp(prefix="c", dir="/tmp"))
+    found = LocalCluster(base / f"cryptoml-{os.getuid()}" / "cluster", free_port(), free_port())
     found.start()
     yield found
     found.stop()
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(base, ignore_errors=True)
 
 
 def environment(running: LocalCluster, **changes: str) -> dict[str, str]:
@@ -85,6 +88,19 @@ class TestAuthentication:
         (line,) = found.stderr.splitlines()
         assert "~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH" in line
 
+    @pytest.mark.parametrize("changes", [{}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}])
+    def test_the_clusters_own_submitter_needs_no_variables(self, running: LocalCluster, changes: dict[str, str]) -> None:
+        none = dict.fromkeys(running.environment, "")
+        variables = environment(running, **(none | {"TMPDIR": str(running.folder.parents[1])} | changes))
+        found = python(FIRST_JOB, variables, 180)
+        assert "folder with candle files does not exist" in found.stdout
+        assert found.returncode == 2
+
+    def test_a_token_that_cannot_be_read(self, running: LocalCluster) -> None:
+        found = python(FIRST_JOB, environment(running, RAY_AUTH_TOKEN_PATH="/absent"))
+        assert found.returncode == 2
+        assert found.stderr == "error: no token can be read from /absent (FileNotFoundError): correct RAY_AUTH_TOKEN_PATH\n"
+
     @pytest.mark.parametrize("changes", [{"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN_PATH": "", "RAY_AUTH_TOKEN": "0" * 64}])
     def test_a_client_is_refused_and_told_what_to_do(self, running: LocalCluster, changes: dict[str, str]) -> None:
         found = python(["-c", JOIN], environment(running, **changes), 2 * PATIENCE)
@@ -109,6 +125,37 @@ class TestMistakes:
         assert found.returncode == 2
         assert f"RAY_API_SERVER_ADDRESS '{address}' does not answer" in found.stderr
         assert len(found.stderr.splitlines()) == 1
+
+    def test_addresses_that_take_connections_and_keep_silent(self, running: LocalCluster) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            place = f"127.0.0.1:{silent.getsockname()[1]}"
+            submitted = python(FIRST_JOB, environment(running, RAY_API_SERVER_ADDRESS=place))
+            assert submitted.returncode == 2
+            assert f"RAY_API_SERVER_ADDRESS '{place}' does not answer" in submitted.stderr
+            for kind in ("", "ray://"):
+                joined = python(["-c", JOIN], environment(running, RAY_ADDRESS=f"{kind}{place}"))
+                assert "nothing there answers as Ray does (deadline_exceeded)" in joined.stderr
+
+    def test_an_address_of_another_service(self, running: LocalCluster) -> None:
+        for address, told in (
+            (f"127.0.0.1:{running.dashboard_port}", "nothing there answers as Ray does"),
+            (f"ray://127.0.0.1:{running.port}", "another service of Ray answers there"),
+        ):
+            found = python(["-c", JOIN], environment(running, RAY_ADDRESS=address))
+            assert f"ConfigError: RAY_ADDRESS '{address}' cannot be joined: {told}" in found.stderr
+
+    def test_a_cluster_that_hangs(self, running: LocalCluster) -> None:
+        (gcs,) = [
+            int(path.parent.name)
+            for path in Path("/proc").glob("[0-9]*/comm")
+            if path.read_text() == "gcs_server\n" and str(running.folder) in (path.parent / "cmdline").read_text()
+        ]
+        os.kill(gcs, signal.SIGSTOP)
+        try:
+            found = python(["-c", JOIN], environment(running))
+        finally:
+            os.kill(gcs, signal.SIGCONT)
+        assert "nothing there answers as Ray does" in found.stderr
 
     def test_no_cluster_at_all(self, running: LocalCluster, tmp_path: Path) -> None:
         found = python(
