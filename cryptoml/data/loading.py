@@ -64,6 +64,7 @@ def load_panel(
         ConfigError: A symbol, a timeframe or an instant is none.
     """
     wished = [normalise_symbol(symbol) for symbol in symbols or ()]
+    open_storage(source).require_bucket()
     if is_lake(source):
         return _from_lake(Lake(source), timeframe, wished, start, end)
     return _from_files(source, timeframe, wished, start, end)
@@ -73,9 +74,7 @@ def _from_files(
     source: str | Path, timeframe: str | None, wished: list[str], start: Instant | None, end: Instant | None
 ) -> LoadedPanel:
     if "://" in os.fspath(source):
-        storage = open_storage(source)
-        storage.require_bucket()
-        raise DataError(f"{storage.address} holds no lake; candle files are read from local folders only")
+        raise DataError(f"{open_storage(source).address} holds no lake; candle files are read from local folders only")
     checks, errors = _check_files(candle_files(source, timeframe=timeframe), timeframe, wished)
     if not checks and errors:
         raise DataError(errors[0].message)

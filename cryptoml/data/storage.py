@@ -25,6 +25,7 @@ __all__ = ["Storage", "folder_below", "is_overload", "open_storage"]
 LOCK_NAME = ".lock"
 LOCK_TIMEOUT_SECONDS = 600.0
 S3_MAX_ATTEMPTS = 6  # the waits in between double, about 15 s in all: an outage of some seconds passes unseen
+S3_FIRST_ATTEMPTS = 2  # of the first contact: a wrong address is told while the user looks on
 S3_CONNECT_TIMEOUT_SECONDS = 5.0
 S3_READ_ATTEMPTS = 20  # pyarrow pads or cuts an object that is replaced between its requests for size and content: read again
 S3_SETTINGS = ("region", "scheme", "endpoint_override")
@@ -54,8 +55,13 @@ class Storage:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel with the retries, which pyarrow's own filesystems forget on the way."""
-        settings = None if self.is_local else self.filesystem.__reduce__()[1][0]
-        return _arrived, (settings, self.base, self.address)
+        return _arrived, (None if self.is_local else self._settings, self.base, self.address)
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """Return what a remote filesystem was made with."""
+        settings: dict[str, Any] = self.filesystem.__reduce__()[1][0]
+        return settings
 
     @property
     def is_local(self) -> bool:
@@ -72,9 +78,12 @@ class Storage:
             ConfigError: There is none of that name.
             DataError: It cannot be reached; the message says what to do.
         """
+        if self.is_local:
+            return
         bucket = self.base.partition("/")[0]
         with self._errors("reach", ""):
-            missing = not self.is_local and self.filesystem.get_file_info(bucket).type == fs.FileType.NotFound
+            filesystem = _s3(S3_FIRST_ATTEMPTS, **self._settings)
+            missing = filesystem.get_file_info(bucket).type == fs.FileType.NotFound
         if missing:
             raise ConfigError(f"bucket {bucket} of {self.address} does not exist: {ADVICE['NO_SUCH_BUCKET']}")
 
@@ -249,7 +258,8 @@ def _s3_filesystem(user: str | None, password: str | None, query: dict[str, str]
     if "://" in endpoint:
         query["scheme"], _, query["endpoint_override"] = endpoint.partition("://")
     credentials = {"access_key": unquote(user), "secret_key": unquote(password or "")} if user else {}
-    return _patient_filesystem(
+    return _s3(
+        S3_MAX_ATTEMPTS,
         **credentials,
         **query,
         connect_timeout=S3_CONNECT_TIMEOUT_SECONDS,
@@ -258,13 +268,13 @@ def _s3_filesystem(user: str | None, password: str | None, query: dict[str, str]
     )
 
 
-def _patient_filesystem(**settings: Any) -> fs.S3FileSystem:
-    return fs.S3FileSystem(**settings, retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=S3_MAX_ATTEMPTS))
+def _s3(attempts: int, **settings: Any) -> fs.S3FileSystem:
+    return fs.S3FileSystem(**settings, retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=attempts))
 
 
 def _arrived(settings: dict[str, Any] | None, base: str, address: str) -> Storage:
     """Return a storage that comes from another process."""
-    return Storage(fs.LocalFileSystem() if settings is None else _patient_filesystem(**settings), base, address)
+    return Storage(fs.LocalFileSystem() if settings is None else _s3(S3_MAX_ATTEMPTS, **settings), base, address)
 
 
 def _version(file: pa.NativeFile) -> str | None:
