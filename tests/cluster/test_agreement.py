@@ -127,6 +127,20 @@ def test_jobs_are_started_with_flags_that_they_know(command: list[str]) -> None:
     tyro.cli(JOBS[command[2]], args=command[3:])
 
 
+def test_commands_of_the_readme_exist() -> None:
+    whole = (CLUSTER / "README.md").read_text()
+    text = re.sub(r"\s+", " ", whole)
+    submissions = re.findall(r'make submit JOB=(\w+) ARGS="([^"]*)"', text)
+    assert {"ingest_data", "run_pipeline", "update_models"} <= {job for job, _ in submissions}
+    for job, flags in submissions:
+        tyro.cli(JOBS[f"jobs.{job}"], args=shlex.split(flags))
+    targets = re.findall(r"^([\w-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    assert {*re.findall(r"(?:`|\n {3,})make ([a-z-]+)", whole)} <= {*targets}
+    files = re.findall(r"(?:cluster|serve)/[\w/]+\.yaml", text)
+    assert files
+    assert all((REPOSITORY / file).exists() for file in files)
+
+
 def test_every_stage_is_a_job_over_one_run_folder() -> None:
     stages = {job["metadata"]["labels"]["stage"]: job["spec"] for job in of_kind("RayJob")}
     assert list(stages) == ["featurise", "sweep", "train", "evaluate", "adopt"]
@@ -166,6 +180,14 @@ def test_dockerfile_is_pinned_and_without_root() -> None:
     assert installs
     assert all("-c constraints.txt" in install for install in installs)
     assert any(line.startswith("ARG DEVICE=") for line in lines)
+
+
+def test_build_context_is_what_the_dockerfile_copies() -> None:
+    lines = (CLUSTER / "Dockerfile").read_text().splitlines()
+    copied = {name for line in lines if line.startswith("COPY ") and "--from" not in line for name in line.split()[1:-1]}
+    ignored = (REPOSITORY / ".dockerignore").read_text().splitlines()
+    assert ignored[1] == "*"
+    assert {line[1:] for line in ignored if line.startswith("!")} == copied
 
 
 def test_dashboard_shows_metrics_that_ray_exports() -> None:

@@ -126,6 +126,39 @@ def test_policies_and_budgets_select_pods_that_exist() -> None:
         assert any(selector["matchLabels"].items() <= found.items() for found in labels), selector
 
 
+def test_budgets_can_be_met_and_let_nodes_be_drained() -> None:
+    """Of pods that an operator owns Kubernetes counts a whole `minAvailable` alone; a pod of two budgets is never evicted."""
+    budgets = [document["spec"] for _, document in documents() if document["kind"] == "PodDisruptionBudget"]
+    assert budgets
+    for spec in budgets:
+        assert "maxUnavailable" not in spec
+        groups = [group for _, document in documents() for group in (ray_cluster(document) or {}).get("workerGroupSpecs", [])]
+        chosen = [group for group in groups if selects(spec, group["template"]["metadata"]["labels"])]
+        assert chosen
+        assert all(spec["minAvailable"] < group["minReplicas"] for group in chosen), "every node could be drained"
+    for labels in [found for _, document in documents() for found in template_labels(document)]:
+        assert sum(selects(spec, labels) for spec in budgets) <= 1
+
+
+def selects(spec: Document, labels: dict[str, str]) -> bool:
+    return spec["selector"]["matchLabels"].items() <= labels.items()
+
+
+def test_clusters_and_services_do_not_share_a_name() -> None:
+    named = [document["metadata"]["name"] for _, document in documents() if document["kind"] in ("RayCluster", "RayService")]
+    assert len({*named}) == len(named) == 2, "the operator would make two services NAME-head-svc"
+
+
+def test_workers_fit_nodes_of_usual_sizes() -> None:
+    """A node keeps a core and about an eighth of its memory for itself."""
+    for _, document in documents():
+        for group in (ray_cluster(document) or {}).get("workerGroupSpecs", []):
+            (container,) = group["template"]["spec"]["containers"]
+            cpus, memory = int(container["resources"]["requests"]["cpu"]), container["resources"]["requests"]["memory"]
+            assert cpus + 1 in (8, 16)
+            assert any(0.8 <= int(memory.removesuffix("Gi")) / size <= 0.88 for size in (32, 64, 128))
+
+
 def template_labels(node: Any) -> list[dict[str, str]]:
     """Return the labels of all pod templates in a document."""
     if isinstance(node, list):
