@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -23,18 +23,16 @@ from cryptoml.features.engineer import FeatureConfig
 from cryptoml.features.scaling import ScalingConfig
 from cryptoml.features.selection import CORE_FEATURES
 from cryptoml.features.targets import TargetConfig
+from cryptoml.preset_names import PRESETS, Preset
 from cryptoml.trading.config import TradingConfig
 from cryptoml.training.adaptation import AdaptationConfig
 from cryptoml.training.config import TrainingConfig
 from cryptoml.training.member import CONTROL, MemberConfig
-from cryptoml.training.renewal import RenewalConfig
+from cryptoml.training.renewal_config import RenewalConfig
 from cryptoml.training.sweep import SweepConfig
 from cryptoml.training.worker_config import WorkerConfig
 
 __all__ = ["PRESETS", "ExperimentConfig", "Preset", "WalkForwardConfig", "load_config", "preset"]
-
-Preset = Literal["debug", "baseline", "production"]
-PRESETS: tuple[str, ...] = get_args(Preset)
 
 
 class WalkForwardConfig(BaseModel):

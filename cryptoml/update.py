@@ -12,11 +12,10 @@ alone, is judged as it is used: made anew again and again along the judging bars
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field
 
 from cryptoml.data.panel import Panel
 from cryptoml.data.splits import Span
@@ -31,31 +30,12 @@ from cryptoml.models.bundle import Bundle
 from cryptoml.models.ensemble import Predictions
 from cryptoml.models.registry import Registry
 from cryptoml.training.adaptation import AdaptationConfig, adapt, adapt_through, build_learner, support_set
-from cryptoml.training.renewal import RenewalConfig, renew
+from cryptoml.training.renewal import renew
+from cryptoml.update_config import Strategy, UpdateConfig
 
 __all__ = ["Duel", "Spans", "Strategy", "Update", "UpdateConfig", "plan_spans", "update"]
 
 logger = logging.getLogger(__name__)
-
-Strategy = Literal["auto", "adapt", "continual", "refit"]
-
-
-class UpdateConfig(BaseModel):
-    """How a model is kept current."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    strategy: Strategy = Field(
-        "auto",
-        description="auto: refit after a major drift, adaptation where the loss rose and the champion has rehearsed that, else a "
-        "continual step",
-    )
-    judge_bars: int = Field(336, ge=24, description="Newest labelled bars, on which challenger and champion are compared")
-    least_new_bars: int = Field(48, ge=1, description="Bars to learn that a continual step or a refit needs")
-    reference_bars: int = Field(2000, ge=100, description="Last bars known to the champion, against which drift is measured")
-    shifted_share: float = Field(0.3, ge=0, le=1, description="Share of shifted features from which a refit is due")
-    level: float = Field(0.95, gt=0, lt=1, description="Confidence of the interval of the duel")
-    renewal: RenewalConfig = RenewalConfig()
 
 
 @dataclass(frozen=True)

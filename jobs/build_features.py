@@ -13,10 +13,11 @@ from typing import Annotated, Literal
 
 import tyro
 
+from cryptoml.data.storage import open_storage
 from cryptoml.errors import ConfigError
 from cryptoml.features.engineer import AdvancedFeatureEngineer
 from cryptoml.features.store import FeatureLakeReport, build_feature_lake, category_table, describe_features
-from jobs.command_line import run, write_result
+from jobs.command_line import begin_result, run, say, write_result
 
 __all__ = ["FeaturesArguments", "main"]
 
@@ -61,8 +62,10 @@ def main(arguments: FeaturesArguments) -> int:
         if value is not None and value < least:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, was {value}")
     engineer = _engineer(arguments)
+    open_storage(arguments.out).require_bucket()
+    begin_result(arguments.out, "build_features")
     report = _build(arguments, engineer)
-    sys.stdout.write(f"{report.to_text()}\n")
+    say(report.to_text())
     _record(arguments.out, report)
     if arguments.describe:
         sys.stdout.write(_description(arguments.out, engineer))
@@ -74,7 +77,7 @@ def _record(out: str, report: FeatureLakeReport) -> None:
     files = Counter(status.outcome for status in report.statuses)
     failed = [{"symbol": status.symbol, "path": status.path, "error": status.error} for status in report.failed]
     rows = sum(status.rows for status in report.statuses)
-    write_result(out, job="build_features", complete=not failed, files=dict(files), rows=rows, failed=failed)
+    write_result(out, "build_features", int(bool(failed)), complete=not failed, files=dict(files), rows=rows, failed=failed)
 
 
 def _description(out: str, engineer: AdvancedFeatureEngineer) -> str:

@@ -5,20 +5,25 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import tyro
 from pydantic import ValidationError
 
+from cryptoml.data.run_folder import RESULT, FolderInUseError, read_result
 from cryptoml.data.storage import is_overload, open_storage
 from cryptoml.errors import CryptomlError
 
-__all__ = ["run", "write_result"]
+__all__ = ["begin_result", "outcome", "run", "say", "write_result"]
 
 EXIT_ERROR = 2
 WAITS = (5.0, 10.0, 20.0, 40.0)
 """Seconds before each new try on an overloaded storage, on top of what its client waits (about 15 s)."""
 EXIT_INTERRUPTED = 130
+STATUSES = {0: "done", 1: "partial", EXIT_INTERRUPTED: "interrupted"}
+"""What the result file says beside an exit code; of any other, "failed"."""
 CHATTY_LIBRARIES = ("botocore", "ccxt", "filelock", "urllib3", "werkzeug")
 
 _log = logging.getLogger(__name__)
@@ -40,21 +45,73 @@ def run(main: Callable[[_Config], int | None], config_class: type[_Config], argu
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     for name in CHATTY_LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
+    config = tyro.cli(config_class, prog=_program(), args=arguments)
     try:
-        return _patiently(main, tyro.cli(config_class, prog=_program(), args=arguments))
+        return _patiently(main, config)
     except CryptomlError as error:
-        return _end(f"error: {' '.join(str(error).split())}", EXIT_ERROR)
+        code, line = EXIT_ERROR, f"error: {' '.join(str(error).split())}"
+        if isinstance(error, FolderInUseError):
+            return _end(line, code)
     except OSError as error:
-        return _end(f"error: {error.filename or 'input/output'}: {error.strerror or error}", EXIT_ERROR)
+        code, line = EXIT_ERROR, f"error: {error.filename or 'input/output'}: {error.strerror or error}"
     except ValidationError as error:
-        return _end(f"error: {_first_fault(error)}", EXIT_ERROR)
+        code, line = EXIT_ERROR, f"error: {_first_fault(error)}"
     except KeyboardInterrupt:
-        return _end("interrupted; run the same command again to go on", EXIT_INTERRUPTED)
+        code, line = EXIT_INTERRUPTED, "interrupted; run the same command again to go on"
+    except BaseException as error:
+        _record_failure(main, config, EXIT_INTERRUPTED if isinstance(error, SystemExit) else 1, repr(error))
+        raise
+    _record_failure(main, config, code, line)
+    return _end(line, code)
 
 
-def write_result(out: str, **result: Any) -> None:
+def begin_result(out: str, job: str) -> None:
+    """Say in OUT/result.json that a job has begun: what an earlier one left there is no longer the result."""
+    _publish(out, {"job": job, "status": "running", "started": datetime.now(UTC).isoformat(timespec="seconds")})
+
+
+def write_result(out: str, job: str, exit_code: int = 0, **result: Any) -> None:
     """Publish OUT/result.json, for programs."""
-    open_storage(out).publish("result.json", (json.dumps(result, indent=2, default=str) + "\n").encode())
+    _publish(out, {"job": job, **outcome(exit_code), **result})
+
+
+def outcome(exit_code: int) -> dict[str, Any]:
+    """Return how every result file tells a job's end."""
+    return {"status": STATUSES.get(exit_code, "failed"), "exit_code": exit_code}
+
+
+def say(text: str) -> None:
+    """Write a line of the job's own output."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _publish(out: str, document: dict[str, Any]) -> None:
+    open_storage(out).publish(RESULT, (json.dumps(document, indent=2, default=str) + "\n").encode())
+
+
+def _record_failure(main: Callable[..., Any], config: Any, exit_code: int, line: str) -> None:
+    """Leave the failure where the result would have been, and with it the record of a run that is complete there.
+
+    A place without a result file, that cannot be written to, or that the failure itself is about, is left alone.
+    """
+    place = getattr(config, "out", None) or getattr(config, "lake", None)
+    if place is None:
+        return
+    with suppress(CryptomlError, OSError):
+        storage = open_storage(place)
+        if not storage.is_local and storage.base.partition("/")[0] in line:
+            return
+        if not storage.exists(RESULT):
+            return
+        before = read_result(storage)
+        kept = before if before.get("complete") and "key" in before else before.get("earlier")
+        document = {"job": _job(main), **outcome(exit_code), "error": line, **({"earlier": kept} if kept else {})}
+        storage.publish(RESULT, (json.dumps(document, indent=2) + "\n").encode())
+
+
+def _job(main: Callable[..., Any]) -> str:
+    return ((_program() if main.__module__ == "__main__" else None) or main.__module__).rpartition(".")[2]
 
 
 def _patiently(main: Callable[[_Config], int | None], config: _Config) -> int:

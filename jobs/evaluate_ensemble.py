@@ -5,14 +5,16 @@ jobs on the same OUT left, and what is missing is computed first.
 """
 
 import sys
-from functools import partial
 
 from jobs.command_line import run
 from jobs.run_pipeline import PipelineArguments, main
 
 __all__ = ["evaluate_ensemble"]
 
-evaluate_ensemble = partial(main, job="evaluate_ensemble", stages=())
+
+def evaluate_ensemble(arguments: PipelineArguments) -> int:
+    """Run the job; return its exit code."""
+    return main(arguments, job="evaluate_ensemble", stages=())
 
 
 if __name__ == "__main__":

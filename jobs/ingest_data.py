@@ -19,7 +19,7 @@ from cryptoml.data.ingest import IngestReport, ingest_exchange, ingest_files
 from cryptoml.data.lake import Lake
 from cryptoml.data.storage import open_storage
 from cryptoml.errors import ConfigError
-from jobs.command_line import run, write_result
+from jobs.command_line import begin_result, run, say, write_result
 
 __all__ = ["IngestConfig", "main"]
 
@@ -66,13 +66,14 @@ class IngestConfig:
 def main(config: IngestConfig) -> int:
     """Run the ingest, print its report to stdout, and return the exit code."""
     report = _ingest(config)
-    sys.stdout.write(f"{report.to_text()}\n")
-    write_result(config.lake, job="ingest_data", exit_code=report.exit_code, **report.to_dict())
+    say(report.to_text())
+    write_result(config.lake, "ingest_data", report.exit_code, **report.to_dict())
     return report.exit_code
 
 
 def _ingest(config: IngestConfig) -> IngestReport:
     open_storage(config.lake).require_bucket()
+    begin_result(config.lake, "ingest_data")
     if (config.exchange is None) == (not config.files):
         raise ConfigError("give either --exchange with --symbols and --timeframe, or --files")
     if config.exchange is None:

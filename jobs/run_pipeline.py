@@ -6,12 +6,14 @@ Runs on a private Ray cluster on this machine, or on the one that RAY_ADDRESS na
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cryptoml.evaluation.report import summary_table
-from cryptoml.pipeline import Outcome, Pipeline
-from jobs.command_line import run
-from jobs.experiment import ExperimentArguments, run_stage, say
+from jobs.command_line import run, say
+from jobs.experiment import ExperimentArguments
+from jobs.stages import run_stage
+
+if TYPE_CHECKING:
+    from cryptoml.pipeline import Outcome, Pipeline
 
 __all__ = ["PipelineArguments", "main", "show"]
 
@@ -31,7 +33,7 @@ def main(arguments: PipelineArguments, job: str = "run_pipeline", stages: Sequen
     return 0
 
 
-def evaluate(pipeline: Pipeline) -> dict[str, Any]:
+def evaluate(pipeline: "Pipeline") -> dict[str, Any]:
     """Run all stages and show what came out."""
     outcome = pipeline.evaluate()
     show(outcome)
@@ -40,8 +42,10 @@ def evaluate(pipeline: Pipeline) -> dict[str, Any]:
     return {"complete": True, "outputs": ["bundle", "predictions.parquet", "report.html", "report.json"]}
 
 
-def show(outcome: Outcome) -> None:
+def show(outcome: "Outcome") -> None:
     """Write the table of the report and the checks beside it."""
+    from cryptoml.evaluation.report import summary_table
+
     extras = outcome.report.extras
     say(summary_table(outcome.report))
     control = extras.get("Control on shuffled labels")

@@ -5,11 +5,14 @@ Uses the features and the sweep that earlier jobs on the same OUT left; what is 
 
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cryptoml.pipeline import Pipeline
-from jobs.command_line import run
-from jobs.experiment import ExperimentArguments, run_stage, say
+from jobs.command_line import run, say
+from jobs.experiment import ExperimentArguments
+from jobs.stages import run_stage
+
+if TYPE_CHECKING:
+    from cryptoml.pipeline import Pipeline
 
 __all__ = ["TrainArguments", "main"]
 
@@ -28,7 +31,7 @@ def main(arguments: TrainArguments) -> int:
     return 0
 
 
-def train(pipeline: Pipeline) -> dict[str, Any]:
+def train(pipeline: "Pipeline") -> dict[str, Any]:
     """Fit, publish, and show the members."""
     trained = pipeline.train()
     ensemble = trained.ensembles[0]

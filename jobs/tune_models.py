@@ -7,13 +7,15 @@ import os
 import sys
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptoml.errors import ConfigError
-from cryptoml.pipeline import Pipeline
-from cryptoml.training.sweep import best_parameters
-from jobs.command_line import run
-from jobs.experiment import ExperimentArguments, run_stage, say
+from jobs.command_line import run, say
+from jobs.experiment import ExperimentArguments
+from jobs.stages import run_stage
+
+if TYPE_CHECKING:
+    from cryptoml.pipeline import Pipeline
 
 __all__ = ["TuneArguments", "main"]
 
@@ -37,7 +39,7 @@ class TuneArguments(ExperimentArguments):
 def main(arguments: TuneArguments) -> int:
     """Run the job; return its exit code."""
 
-    def tune(pipeline: Pipeline) -> dict[str, Any]:
+    def tune(pipeline: "Pipeline") -> dict[str, Any]:
         if not pipeline.config.sweep.num_trials:
             raise ConfigError("sweep.num_trials must be at least 1, was 0")
         if arguments.resume and arguments.study is None:
@@ -50,14 +52,16 @@ def main(arguments: TuneArguments) -> int:
     return 0
 
 
-def _require_study(pipeline: Pipeline) -> None:
+def _require_study(pipeline: "Pipeline") -> None:
     pipeline.run.bring("sweep")
     if not (pipeline.run.out / "sweep" / "study.db").exists():
         raise ConfigError(f"resume needs an earlier search, found none at {pipeline.run.address}/sweep/study.db")
 
 
-def _tune(pipeline: Pipeline) -> dict[str, Any]:
+def _tune(pipeline: "Pipeline") -> dict[str, Any]:
     """Search, and show what came of it."""
+    from cryptoml.training.sweep import best_parameters
+
     trials = pipeline.trials
     counts = Counter(trial.state for trial in trials)
     best = min(trials, key=lambda trial: (trial.cost, trial.number))
@@ -69,7 +73,7 @@ def _tune(pipeline: Pipeline) -> dict[str, Any]:
     return {"outputs": ["sweep"], "trials": dict(counts), "best": best_parameters(trials), "values": best.values}
 
 
-def _on_engine(arguments: TuneArguments, pipeline: Pipeline) -> Pipeline:
+def _on_engine(arguments: TuneArguments, pipeline: "Pipeline") -> "Pipeline":
     """Return the pipeline with the study's place and the tracking store."""
     pipeline = replace(pipeline, study=arguments.study)
     if not arguments.mlflow:

@@ -5,18 +5,25 @@ The registry keeps every version and its history; going back is `--rollback`.
 
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from cryptoml.data.storage import folder_below, open_storage
-from cryptoml.models.bundle import Bundle, load_bundle
-from cryptoml.models.registry import Registry
-from cryptoml.pipeline import Pipeline, Stages
-from cryptoml.update import Update, UpdateConfig, update
-from jobs.command_line import run, write_result
-from jobs.experiment import ExperimentArguments, clear_storage, open_stages, read_data, say
+from cryptoml.errors import BundleError
+from cryptoml.update_config import UpdateConfig
+from jobs.command_line import begin_result, run, say, write_result
+from jobs.experiment import ExperimentArguments
+from jobs.stages import clear_storage, open_stages, read_data
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cryptoml.models.bundle import Bundle
+    from cryptoml.models.registry import Registry
+    from cryptoml.pipeline import Stages
+    from cryptoml.update import Update
 
 __all__ = ["UpdateArguments", "main"]
 
@@ -44,7 +51,12 @@ class UpdateArguments(ExperimentArguments):
 def main(arguments: UpdateArguments) -> int:
     """Run the job; return its exit code."""
     open_storage(arguments.registry).require_bucket()
+    open_storage(arguments.out).require_bucket()
+    from cryptoml.models.registry import Registry
+    from cryptoml.update import update
+
     registry = Registry(arguments.registry)
+    begin_result(arguments.out, "update_models")
     if arguments.rollback:
         version = registry.rollback(reason="asked for")
         say(f"{version} serves again")
@@ -69,16 +81,32 @@ def main(arguments: UpdateArguments) -> int:
     return 0
 
 
-def _crown(arguments: UpdateArguments, registry: Registry, bundle: Bundle, method: str, reason: str) -> int:
-    version = registry.add(bundle, reason=reason)
-    registry.promote(version, reason=reason)
-    say(f"{version} serves now: {reason}")
+def _crown(arguments: UpdateArguments, registry: "Registry", bundle: "Bundle", method: str, reason: str) -> int:
+    version = _serving(registry, bundle)
+    if version is None:
+        version = registry.add(bundle, reason=reason)
+        registry.promote(version, reason=reason)
+        say(f"{version} serves now: {reason}")
+    else:
+        say(f"{version} serves already: {reason}")
     write_result(arguments.out, job="update_models", method=method, version=version, champion=version, reason=reason)
     return 0
 
 
-def _fetched(address: str) -> Bundle:
+def _serving(registry: "Registry", bundle: "Bundle") -> str | None:
+    """Return the champion where it is this very bundle: a job that is submitted twice changes nothing the second time."""
+    champion = registry.champion()
+    with suppress(BundleError):  # of a damaged champion, which is to be replaced
+        held = registry.load(champion) if champion else None
+        if held and (held.created_at, held.data_fingerprint) == (bundle.created_at, bundle.data_fingerprint):
+            return champion
+    return None
+
+
+def _fetched(address: str) -> "Bundle":
     """Return a bundle from wherever it lies."""
+    from cryptoml.models.bundle import load_bundle
+
     storage = open_storage(address)
     if storage.is_local:
         return load_bundle(storage.base)
@@ -89,8 +117,11 @@ def _fetched(address: str) -> Bundle:
         return load_bundle(folder)
 
 
-def _train(arguments: ExperimentArguments, stages: Stages, instant: pd.Timestamp | None) -> Bundle:
+def _train(arguments: ExperimentArguments, stages: "Stages", instant: "pd.Timestamp | None") -> "Bundle":
     """Train on all that precedes an instant, by default on all but the last bars that a split needs."""
+    from cryptoml.models.bundle import load_bundle
+    from cryptoml.pipeline import Pipeline
+
     config = arguments.experiment().updated(walk_forward={"num_folds": 1}, shuffled_label_run=False)
     market = read_data(arguments, config)
     longest = config.targets.horizons[-1]
@@ -104,7 +135,7 @@ def _train(arguments: ExperimentArguments, stages: Stages, instant: pd.Timestamp
     return bundle
 
 
-def _show(done: Update) -> None:
+def _show(done: "Update") -> None:
     drift = done.drift
     say(
         f"drift: {drift.shifted_share:.0%} of the features shifted; "

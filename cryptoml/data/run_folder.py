@@ -27,13 +27,17 @@ from filelock import FileLock, Timeout
 from cryptoml.data.storage import Storage, folder_below, open_storage
 from cryptoml.errors import ConfigError, DataError
 
-__all__ = ["RunFolder", "publish_file"]
+__all__ = ["RESULT", "FolderInUseError", "RunFolder", "publish_file", "read_result"]
 
 RESULT = "result.json"
 logger = logging.getLogger(__name__)
 
 KEY_LENGTH = 16
 BACK_UP_SECONDS = 30.0
+
+
+class FolderInUseError(ConfigError):
+    """Another run of this machine works in the folder."""
 
 
 class RunFolder:
@@ -75,7 +79,7 @@ class RunFolder:
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            raise ConfigError(f"out folder {self.address} is in use by another run") from error
+            raise FolderInUseError(f"out folder {self.address} is in use by another run") from error
         self._lock = lock
         return self
 
@@ -162,9 +166,9 @@ class RunFolder:
                 self._remote.remove(relative)
 
     def result(self) -> dict[str, Any] | None:
-        """Return the record of the complete run with this key, or None where there is none."""
-        text = self._read(RESULT)
-        document = json.loads(text) if text else {}
+        """Return the record of the complete run with this key, or None where there is none; later failures do not undo it."""
+        document = read_result(open_storage(self._given))
+        document = document.get("earlier", document)
         return document if document.get("key") == self._key and document.get("complete") else None
 
     def record(self, **result: Any) -> None:
@@ -205,11 +209,14 @@ class RunFolder:
             self._remote.upload(built / file, f"{self._folder}/{name}/{file}")
         self._remote.publish(f"{self._folder}/{name}.json", json.dumps({"files": files}).encode())
 
-    def _read(self, relative: str) -> str:
-        if self._remote is not None:
-            return self._remote.read(relative).decode() if self._remote.exists(relative) else ""
-        path = self.out / relative
-        return path.read_text() if path.is_file() else ""
+
+def read_result(storage: Storage) -> dict[str, Any]:
+    """Return what the result file of a folder says; nothing where there is none, or none of ours."""
+    try:
+        document = json.loads(storage.read(RESULT)) if storage.exists(RESULT) else {}
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _copy_of(address: str) -> Path:

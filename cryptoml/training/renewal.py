@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float32
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from cryptoml.data.splits import Span
@@ -19,23 +18,10 @@ from cryptoml.models.ensemble import Ensemble
 from cryptoml.models.forecaster import Forecast, Forecaster
 from cryptoml.training.chunks import Batch, ChunkLoader
 from cryptoml.training.continual import ContinualLearner
+from cryptoml.training.renewal_config import RenewalConfig
 from cryptoml.training.tasks import forecast_loss
 
 __all__ = ["RenewalConfig", "renew"]
-
-
-class RenewalConfig(BaseModel):
-    """How much a continual step may change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    memory_size: int = Field(64, ge=0, description="Old chunks kept for replay")
-    importance_weight: float = Field(50.0, ge=0, description="Strength of the EWC penalty, the paper's lambda")
-    learning_rate: float = Field(1e-4, gt=0, description="Step size")
-    epochs: int = Field(2, ge=1, description="Passes over the new chunks")
-    batch_size: int = Field(4, ge=1, description="Chunks per step")
-    chunk_bars: int = Field(256, ge=8, description="Bars of a chunk, at least twice the lookback is sensible")
-    seed: int = Field(0, ge=0, description="Of order and memory")
 
 
 class _Dense(nn.Module):

@@ -87,3 +87,20 @@ def test_no_stage_does_the_work_of_another_again(done: tuple[Cluster, dict[str, 
     assert "INFO member tft: " in logs["train_ensemble"]
     assert "INFO member " not in logs["evaluate_ensemble"]
     assert not [path for path in bucket.glob("work/**/*") if path.is_file()], "intermediate files remain"
+
+
+def test_submitted_twice_the_jobs_do_nothing_more(done: tuple[Cluster, dict[str, float], Path], tmp_path: Path) -> None:
+    cluster, _, bucket = done
+    for job in JOBS:
+        cluster.submit(f"{job}-again", job, *flags(cluster, job)).wait()
+    once, twice = kept(bucket), kept(cluster.fetch("", tmp_path))
+    assert once.keys() == twice.keys()
+    assert [name for name, content in once.items() if twice[name] != content] == [], "something was done again"
+
+
+def kept(folder: Path) -> dict[str, bytes]:
+    """Return the content of all files but those that tell of a job's own course."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return {
+        name: path.read_bytes() for name, path in files.items() if "/health/" not in name and not name.endswith("result.json")
+    }

@@ -2,16 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import yaml
 
+from cryptoml import pipeline
 from cryptoml.errors import ConfigError
 from cryptoml.models.bundle import load_bundle
 from cryptoml.pipeline import Stages
 from cryptoml.training.worker_config import WorkerConfig
-from jobs import evaluate_ensemble, experiment, run_pipeline, train_ensemble
+from jobs import evaluate_ensemble, run_pipeline, train_ensemble
 from jobs.command_line import run
 from jobs.experiment import ExperimentArguments
 from tests.tiny import SETTINGS
@@ -52,11 +54,11 @@ def test_training_leaves_its_fits_to_the_evaluation(
     assert job("train", *flags) == 0
     assert "tcn" in capsys.readouterr().out
     assert load_bundle(out / "bundle").metrics["validation_loss"].keys() == {"tft", "tcn"}
-    result = json.loads((out / "result.json").read_text())
-    assert (result["job"], set(result["members"])) == ("train_ensemble", {"tft", "tcn"})
+    left = result(tmp_path)
+    assert (left["job"], left["status"], set(left["members"])) == ("train_ensemble", "done", {"tft", "tcn"})
 
     with monkeypatch.context() as patched:
-        patched.setattr(experiment, "Stages", lambda: Stages(features=never, fit=never))
+        patched.setattr(pipeline, "Stages", lambda: Stages(features=never, fit=never))
         assert job("evaluate", *flags) == 0
     report = json.loads((out / "report.json").read_text())
     assert {"ensemble_seed_1", "member_tft"} <= set(report["baselines"])
@@ -66,6 +68,56 @@ def test_training_leaves_its_fits_to_the_evaluation(
     assert "is complete" in capsys.readouterr().out
     assert job("run", *flags, "--again") == 0
     pd.testing.assert_frame_equal(pd.read_parquet(out / "predictions.parquet"), table)
+
+
+def test_a_failure_replaces_the_result_and_does_not_undo_the_run(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags += ["--out", str(tmp_path / "out")]
+    assert job("run", *flags) == 0
+    done = result(tmp_path)
+    assert (done["status"], done["exit_code"], done["complete"]) == ("done", 0, True)
+
+    for _ in range(2):
+        assert job("train", *flags, "--train-end", "1999-01-01") == 2
+        failed = result(tmp_path)
+        assert (failed["job"], failed["status"], failed["exit_code"]) == ("train_ensemble", "failed", 2)
+        assert failed["error"] in capsys.readouterr().err
+        assert "complete" not in failed
+
+    assert job("run", *flags) == 0
+    assert "is complete" in capsys.readouterr().out
+    assert result(tmp_path) == done
+
+
+def test_a_run_that_has_begun_replaces_the_result(flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags += ["--out", str(tmp_path / "out")]
+    assert job("run", *flags) == 0
+
+    def killed(*_: object) -> None:
+        assert result(tmp_path)["status"] == "running"
+        raise SystemExit(15)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "Stages", lambda: Stages(features=killed))
+        with pytest.raises(SystemExit):
+            job("run", *flags, "--seed", "3")
+    assert (result(tmp_path)["status"], result(tmp_path)["exit_code"]) == ("interrupted", 130)
+    assert "earlier" not in result(tmp_path), "its outputs may have been overwritten"
+
+
+def test_a_run_that_holds_the_folder_keeps_its_result(flags: list[str], tmp_path: Path) -> None:
+    from cryptoml.data.run_folder import RunFolder
+
+    with RunFolder(tmp_path / "out", "another") as held:
+        held.record(job="run_pipeline", status="running")
+        before = result(tmp_path)
+        assert job("run", *flags, "--out", str(tmp_path / "out")) == 2
+        assert result(tmp_path) == before
+
+
+def result(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "out" / "result.json").read_text())
 
 
 def never(*_: object) -> None:

@@ -18,7 +18,7 @@ from tests.conftest import REPOSITORY
 from tests.jobs.processes import interrupted, start, wait_for
 from tests.tiny import SETTINGS
 
-OUTPUTS = ["bundle", "predictions.parquet", "report.html", "report.json", "result.json", "sweep"]
+OUTPUTS = ["bundle", "predictions.parquet", "report.html", "report.json", "result.json", "sweep", "tensorboard"]
 
 
 def candles(bars: int = 600, seed: int = 0) -> pd.DataFrame:
@@ -157,7 +157,7 @@ class TestCtrlC:
         assert process.returncode == 130, err
         assert "run the same command again" in err
         assert "Traceback" not in err
-        assert {path.name for path in out.iterdir()} <= {".work", "sweep"}
+        assert {path.name for path in out.iterdir()} <= {".work", "result.json", "sweep"}
 
 
 @pytest.mark.slow
@@ -175,7 +175,7 @@ class TestRay:
             _, err = interrupted(first)
             assert first.returncode == 130, err
             assert "Traceback" not in err
-            assert {path.name for path in out.iterdir()} <= {".work", "sweep"}
+            assert {path.name for path in out.iterdir()} <= {".work", "result.json", "sweep"}
 
         second = start("run_pipeline", environment, *arguments)
         shown, err = second.communicate(timeout=600)

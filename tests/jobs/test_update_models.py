@@ -71,5 +71,8 @@ def test_a_bundle_is_adopted(flags: list[str], tmp_path: Path) -> None:
     other = [str(tmp_path / "other") if flag.endswith("/registry") else flag for flag in flags]
     assert job(*other, "--adopt", str(tmp_path / "out" / "bundle")) == 0
     (version,) = Registry(tmp_path / "other").versions()
+    history = Registry(tmp_path / "other").history()
+    assert job(*other, "--adopt", str(tmp_path / "out" / "bundle")) == 0
+    assert Registry(tmp_path / "other").history() == history, "submitted twice it is done once"
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert (result["method"], result["version"]) == ("adopt", version)
