@@ -43,8 +43,10 @@ class AdaptationArguments:
     """Bars of the market in which the unseen regime comes."""
     epochs: int = 25
     """Epochs of training at most."""
-    fine_tuned: int = 48
-    """Stretches on which fine-tuning is tried: it is slow."""
+    stretches: int = 60
+    """Stretches of the unseen regime to adapt in, at most."""
+    fine_tuned: int = 60
+    """Stretches on which fine-tuning is tried, at most: it is slow."""
     regimes: tuple[str, ...] = ()
     """Names of those to run; all by default."""
     models: Path | None = None
@@ -121,8 +123,8 @@ def judge(name: str, arena: Arena, starts: Sequence[int], shots: int, rate: floa
 def compare(unseen: Unseen, trained: Trained, arrays: AdapterArrays, rate: float, arguments: AdaptationArguments) -> list[Row]:
     """Adapt at every stretch of the unseen regime."""
     panel, regimes = draw_market(unseen.market, arguments.seed + 1)
-    arena = Arena.of(trained, panel, arrays)
-    starts = stretches(regimes, unseen.left_out, trained.engineer.max_lookback + LOOKBACK)
+    starts = stretches(regimes, unseen.left_out, trained.engineer.max_lookback + LOOKBACK)[: arguments.stretches]
+    arena = Arena.of(trained, panel, arrays, starts)
     rows = []
     for shots in SHOTS:
         rows.append(judge(unseen.name, arena, starts, shots, rate, arguments.fine_tuned))
@@ -140,7 +142,7 @@ def main(arguments: AdaptationArguments) -> int:
         market = held_out_market(left_out, arguments.train_bars)
         trained = train(market, arguments.seed, arguments.epochs, arguments.models and arguments.models / str(left_out))
         arrays = trained.rehearse(AdaptationConfig())
-        rate = tuned_rate(Arena.of(trained, trained.panel, arrays, trained.data.features), trained.regimes)
+        rate = tuned_rate(trained, arrays)
         _say(f"prepared without {left_out} in {time.perf_counter() - began:.0f} s, fine-tuning at {rate:g}")
         for unseen in wanted:
             if unseen.left_out == left_out:

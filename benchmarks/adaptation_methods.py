@@ -52,12 +52,19 @@ class Arena:
     arrays: AdapterArrays
 
     @classmethod
-    def of(cls, trained: Trained, panel: Panel, arrays: AdapterArrays, features: np.ndarray | None = None) -> "Arena":
-        """Forecast a market; `features` are its scaled ones, computed where None."""
+    def of(
+        cls,
+        trained: Trained,
+        panel: Panel,
+        arrays: AdapterArrays,
+        starts: Sequence[int],
+        features: np.ndarray | None = None,
+    ) -> "Arena":
+        """Forecast the stretches of a market that begin at `starts`; `features` are its scaled ones, computed where None."""
         features, targets = trained.scaled(panel) if features is None else features, make_targets(panel, trained.targets)
         tensors = {name: torch.from_numpy(value) for name, value in vars(targets).items() if isinstance(value, np.ndarray)}
         labels = {name: value.transpose(0, 1).contiguous() for name, value in normalised_labels(tensors, TARGETS).items()}
-        predictions = _in_sigmas(trained.ensemble, features)
+        predictions = _forecast_stretches(trained.ensemble, features, starts)
         return cls(trained, features, predictions, targets.log_return / targets.sigma[..., None], labels, arrays)
 
     def query(self, now: int) -> tuple[Predictions, dict[str, torch.Tensor]]:
@@ -82,6 +89,21 @@ class Arena:
 
 def _in_sigmas(ensemble: Ensemble, features: np.ndarray) -> Predictions:
     return ensemble.predict(features, np.ones(features.shape[:2], np.float32), LOOKBACK)
+
+
+def _forecast_stretches(ensemble: Ensemble, features: np.ndarray, starts: Sequence[int]) -> Predictions:
+    """Forecast from the bars of all stretches, `[asset, time, ...]`; NaN elsewhere."""
+    wanted = np.zeros(features.shape[1], bool)
+    for start in starts:
+        wanted[start : start + LONGEST + QUERY_BARS] = True
+    edges = np.flatnonzero(np.diff(wanted.astype(int), prepend=0, append=0)).reshape(-1, 2)
+    whole: dict[str, np.ndarray] = {}
+    for first, stop in edges.tolist():
+        found = _in_sigmas(ensemble, features[:, first - LOOKBACK + 1 : stop]).on_bars(slice(LOOKBACK - 1, None))
+        for name, part in vars(found).items():
+            shape = (*features.shape[:2], *part.shape[2:])
+            whole.setdefault(name, np.full(shape, np.nan, np.float32))[:, first:stop] = part
+    return Predictions(**whole)
 
 
 def _loss(predictions: Predictions, labels: dict[str, torch.Tensor]) -> float:
@@ -122,17 +144,19 @@ def by_knobs(arena: Arena, start: int, shots: int, *, timed: bool = False) -> tu
 
 
 def by_fine_tuning(arena: Arena, start: int, shots: int, rate: float) -> float:
-    """Return the loss after as many gradient steps on all weights of all members, by Adam."""
+    """Return the loss after as many gradient steps on all weights of all members, by Adam, over chunks as in training."""
     now, ensemble = start + shots, arena.trained.ensemble
-    windows = torch.tensor(np.stack([arena.features[:, o - LOOKBACK + 1 : o + 1] for o in range(start, now + 1)]))
-    labels, mask = _known_labels(arena, start, now), torch.ones(shots + 1, windows.shape[1], dtype=torch.bool)
+    chunk = torch.tensor(arena.features[None, :, start - LOOKBACK + 1 : now + 1])
+    labels, mask = _known_labels(arena, start, now), torch.ones(1, chunk.shape[1], shots + 1, dtype=torch.bool)
     members = []
     for member in ensemble.members:
         tuned: Forecaster = copy.deepcopy(member).eval()
         optimizer = torch.optim.Adam(tuned.parameters(), rate)
         for _ in range(AdaptationConfig().num_inner_steps):
             optimizer.zero_grad()
-            loss = forecast_loss(TARGETS.quantiles)(tuned(windows.nan_to_num(), ~windows.isnan()), (labels, mask))
+            dense = tuned.dense(chunk.nan_to_num(), ~chunk.isnan())
+            forecast = Forecast(*(part[:, :, LOOKBACK - 1 :] for part in dense))
+            loss = forecast_loss(TARGETS.quantiles)(forecast, (labels, mask))
             loss.backward()
             optimizer.step()
         members.append(tuned)
@@ -141,7 +165,7 @@ def by_fine_tuning(arena: Arena, start: int, shots: int, rate: float) -> float:
 
 
 def _known_labels(arena: Arena, start: int, now: int) -> dict[str, torch.Tensor]:
-    """Return all labels that are known at the close of bar `now`; the others are missing."""
+    """Return all labels that are known at the close of bar `now`, `[1, asset, origin, ...]`; the others are missing."""
     labels = {name: value[start : now + 1].clone() for name, value in arena.labels.items()}
     origins = torch.arange(start, now + 1)
     open_ = origins + TARGETS.primary_horizon > now
@@ -151,14 +175,15 @@ def _known_labels(arena: Arena, start: int, now: int) -> dict[str, torch.Tensor]
         labels[name][open_] = float("nan")
     for index, horizon in enumerate(TARGETS.horizons):
         labels["returns"][origins + horizon > now, :, index] = float("nan")
-    return labels
+    return {name: value.transpose(0, 1)[None] for name, value in labels.items()}
 
 
-def tuned_rate(arena: Arena, regimes: np.ndarray, tries: int = 12) -> float:
+def tuned_rate(trained: Trained, arrays: AdapterArrays, tries: int = 12) -> float:
     """Return the rate of fine-tuning that does best on stretches of the training market."""
-    edges = np.flatnonzero(np.diff(regimes.astype(int))) + 1
-    room = len(regimes) - LONGEST - QUERY_BARS - TARGETS.primary_horizon
+    edges = np.flatnonzero(np.diff(trained.regimes.astype(int))) + 1
+    room = len(trained.regimes) - LONGEST - QUERY_BARS - TARGETS.primary_horizon
     starts = [int(edge) for edge in edges if 1300 < edge < room][-tries:]
+    arena = Arena.of(trained, trained.panel, arrays, starts, trained.data.features)
     losses = [np.mean([by_fine_tuning(arena, start, 25, rate) for start in starts]) for rate in RATES]
     return RATES[int(np.argmin(losses))]
 

@@ -62,10 +62,11 @@ def main(arguments: RealArguments) -> int:
     regimes = _market_regimes(past, with_regimes(TARGETS, past))
     trained = train_on(past, regimes, arguments.seed, arguments.epochs, arguments.models and arguments.models / "real")
     arrays = trained.rehearse(AdaptationConfig())
-    rate = tuned_rate(Arena.of(trained, past, arrays, trained.data.features), regimes)
+    rate = tuned_rate(trained, arrays)
     sys.stdout.write(f"prepared in {time.perf_counter() - began:.0f} s, fine-tuning at {rate:g}\n")
-    arena, followed = Arena.of(trained, whole, arrays), _market_regimes(whole, trained.targets)
+    followed = _market_regimes(whole, trained.targets)
     starts = range(cut, whole.num_bars - LONGEST - QUERY_BARS - TARGETS.primary_horizon, arguments.every)
+    arena = Arena.of(trained, whole, arrays, starts)
     rows: list[Row] = []
     for code, name in enumerate(REGIMES):
         chosen = [start for start in starts if followed[start] == code]

@@ -6,6 +6,7 @@ returns over the next bar, known a bar later, correct outputs whose labels are k
 """
 
 import copy
+import math
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -17,7 +18,16 @@ from torch import Tensor, nn
 from cryptoml.models.ensemble import Predictions
 from cryptoml.models.forecaster import Forecast
 
-__all__ = ["ADAPTER_PREFIX", "KNOBS", "ForecastAdapter", "Knobs", "forecast_tensors"]
+__all__ = [
+    "ADAPTER_PREFIX",
+    "KNOBS",
+    "NORMAL_MOVE",
+    "ForecastAdapter",
+    "Knobs",
+    "forecast_tensors",
+    "kept_share",
+    "knob_parameters",
+]
 
 ADAPTER_PREFIX = "base_model."
 """Begins the names of an adapter's arrays beside those of what learned it."""
@@ -28,7 +38,9 @@ _LIMITS = {"drift": 0.3, "volatility": 1.5, "strength": 1.5}
 """Farthest that an adaptation can go, however wild its support."""
 _NOISE = {"drift": 0.25, "volatility": 1.5, "strength": 0.8}
 """What a knob is turned by where nothing shifts, per unit of `ForecastAdapter.noise`; rehearsal measures it anew."""
-_SHARPNESS = 4
+NORMAL_MOVE = (2.0 / math.pi) ** 0.5
+"""Mean absolute value of a standard normal."""
+_SHARPNESS, _FAR = 8, 100.0
 _SMALLEST = 1e-12
 
 
@@ -54,16 +66,23 @@ class ForecastAdapter(nn.Module):
         quantiles: Levels of the quantiles.
 
     Attributes:
-        noise: Standard deviation of each knob where nothing shifts, times `sqrt(n)` of n independent returns that would
-            have been believed at once.
+        noise: How far each knob is turned before half of `trust` is reached, over `caution`, times `sqrt(n)` of n independent
+            returns that would have been believed at once; at first its standard deviation where nothing shifts.
+        trust: Share of each knob that is kept `[knob, (usual, beyond)]`: of surprises as the known past had them, and of far
+            larger ones.
+        usual_move: Mean of absolute returns in units of the volatility forecast, where nothing shifts.
     """
 
     noise: Tensor
+    trust: Tensor
+    usual_move: Tensor
 
     def __init__(self, horizons: tuple[int, ...], quantiles: tuple[float, ...]) -> None:
         super().__init__()
-        self.horizons = horizons
+        self.horizons, self.levels = horizons, quantiles
         self.register_buffer("noise", torch.tensor([_NOISE[name] for name in KNOBS]))
+        self.register_buffer("trust", torch.tensor([[0.0, 1.0]] * len(KNOBS)))
+        self.register_buffer("usual_move", torch.tensor(NORMAL_MOVE))
         self.middle = min(range(len(quantiles)), key=lambda index: abs(quantiles[index] - 0.5))
         roots = torch.tensor(horizons, dtype=torch.float32).sqrt()
         self.knobs = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in KNOBS})
@@ -125,26 +144,23 @@ class ForecastAdapter(nn.Module):
             limit = _LIMITS[name]
             if not abs(value) <= limit:
                 raise ValueError(f"{name} must be within {-limit} and {limit}, was {value}")
-            share = torch.tensor(value / limit).clamp(-1 + 1e-6, 1 - 1e-6)
-            self.knobs[name].copy_(torch.atanh(share) * limit / _UNITS[name])
+        for name, parameter in knob_parameters(torch.tensor(knobs)).items():
+            self.get_parameter(name).copy_(parameter)
 
     def believed(self, knobs: Knobs, noise_scale: float, caution: float) -> Knobs:
-        """Return the knobs with what could be noise taken back.
+        """Return the knobs with what is not believed taken back.
 
-        A knob k keeps the share `k^4 / (k^4 + s^4)`, `s = caution * noise * noise_scale`: most regimes hardly differ in most
-        respects, and a few differ much, for which a rule linear in the evidence suits neither (compare firm shrinkage, Gao
-        and Bruce 1997).
+        A knob k keeps the share `usual + (beyond - usual) k^8 / (k^8 + s^8)`, `s = caution * noise * noise_scale`: what
+        followed surprises of a usual size is known from the past, while a far larger one is of a regime that it did not
+        hold, for which a rule linear in the evidence suits neither (compare firm shrinkage, Gao and Bruce 1997).
 
         Args:
             knobs: As gradient descent left them.
             noise_scale: What `noise` is to be multiplied by for the evidence at hand.
-            caution: Multiple of the noise at which half a knob is kept.
+            caution: Multiple of the noise at which half way is reached.
         """
-        kept = []
-        for value, noise in zip(knobs, self.noise.tolist(), strict=True):
-            scale = (caution * noise * noise_scale) ** _SHARPNESS
-            kept.append(value * value**_SHARPNESS / (value**_SHARPNESS + scale + _SMALLEST))
-        return Knobs(*kept)
+        turned = torch.tensor(knobs)
+        return Knobs(*(turned * kept_share(turned, caution * noise_scale * self.noise, *self.trust.T)).tolist())
 
     def turned(self, knobs: Knobs) -> "ForecastAdapter":
         """Return a copy with its knobs set; this one stays as it is. Raises what `turn` raises."""
@@ -192,3 +208,18 @@ def forecast_tensors(predictions: Predictions) -> Forecast:
         position_size=torch.from_numpy(predictions.position_size)[..., None],
         quantiles=torch.from_numpy(predictions.quantiles),
     )
+
+
+def knob_parameters(knobs: Float[Tensor, "*task knob"]) -> dict[str, Float[Tensor, "*task"]]:
+    """Return the parameters of an adapter, by name, that stand for knobs within their limits."""
+    found = {}
+    for name, value in zip(KNOBS, knobs.unbind(-1), strict=True):
+        share = (value / _LIMITS[name]).clamp(-1 + 1e-6, 1 - 1e-6)
+        found[f"knobs.{name}"] = torch.atanh(share) * _LIMITS[name] / _UNITS[name]
+    return found
+
+
+def kept_share(turned: Tensor, half_way: Tensor, usual: Tensor, beyond: Tensor) -> Tensor:
+    """Return which share of a knob is kept that was turned so far; arguments broadcast."""
+    odds = (turned.abs() / half_way.clamp(min=_SMALLEST)).clamp(max=_FAR) ** _SHARPNESS
+    return usual + (beyond - usual) * odds / (1 + odds)

@@ -1,7 +1,8 @@
 """Adapt an ensemble's forecasts to the newest bars of a regime, by MAML over the knobs of a `ForecastAdapter`.
 
-Only labels that are known by the newest bar teach. Those of the shortest horizons are, and they alone are used: returns,
-in units of the volatility known at their origin. Labels overlap, so one that spans h bars counts 1/h.
+Only labels that are known by the newest bar teach: returns of the shortest horizons, in units of the volatility known at
+their origin. The medians' errors turn drift and strength, labels that span h bars counting 1/h as they overlap. The size of
+moves, against the volatility forecast, turns volatility: absolute values, as a single shock hardly tells of the days after it.
 
 Shape legend: shot = forecast origins in time order, asset.
 """
@@ -19,10 +20,10 @@ from torch import Tensor
 from cryptoml.data.invented import InventionConfig
 from cryptoml.errors import BundleError
 from cryptoml.features.targets import TargetConfig, Targets
-from cryptoml.models.adapter import ForecastAdapter, forecast_tensors
+from cryptoml.models.adapter import NORMAL_MOVE, ForecastAdapter, forecast_tensors
 from cryptoml.models.ensemble import Predictions
 from cryptoml.models.forecaster import Forecast
-from cryptoml.training.losses import TASKS, multi_task_errors
+from cryptoml.training.losses import SMALLEST_VOLATILITY, TASKS, multi_task_errors
 from cryptoml.training.maml import AdaptationOutcome, MetaLearningMAML, verdict
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "adapt_through",
     "adaptation_loss",
     "build_learner",
+    "moves_of",
     "noise_scale",
     "support_set",
     "support_weights",
@@ -60,6 +62,12 @@ class AdaptationConfig(BaseModel):
     tasks: int = Field(24, ge=1, description="Tasks per step of meta-training")
     learning_rate: float = Field(0.05, gt=0, description="Step size of meta-training at its start")
     bars: int = Field(3000, ge=500, description="Newest bars of the past of which markets with invented regimes are made")
+    known_bars: int = Field(9000, ge=500, description="Newest bars of the past by which it is judged what surprises foretell")
+    known_weight: float = Field(
+        10.0,
+        ge=0,
+        description="How much more a loss on the past as it was counts than one on invented regimes, for what is believed",
+    )
     markets: int = Field(2, ge=1, description="Markets with invented regimes")
     invention: InventionConfig = InventionConfig()
     seed: int = Field(0, ge=0, description="Seed of meta-training")
@@ -93,15 +101,37 @@ def build_learner(
     return learner
 
 
-def adaptation_loss(quantiles: Sequence[float]) -> Callable[[Any, Weighted], Tensor]:
-    """Return the loss of a forecast on weighted labels: the sum over tasks of weight times error."""
+def adaptation_loss(quantiles: Sequence[float], usual_move: float = NORMAL_MOVE) -> Callable[[Any, Weighted], Tensor]:
+    """Return the loss of a forecast on weighted labels: the sum over tasks of weight times error.
+
+    Labels that hold `moves` are a support set's, which the pinball loss of the median and the negative log likelihood of
+    exponential moves, `ln v + m / v`, judge; all others are judged by every task, as in training.
+
+    Args:
+        quantiles: Levels of the forecasts.
+        usual_move: Mean move, in units of the volatility forecast, where nothing shifts.
+    """
+    middle = min(range(len(quantiles)), key=lambda index: abs(quantiles[index] - 0.5))
 
     def loss(forecast: Any, y: Weighted) -> Tensor:
         labels, weights = y
-        errors = multi_task_errors(forecast, labels, {task: weight > 0 for task, weight in weights.items()}, quantiles)
-        return torch.stack([(errors[task] * weights[task]).sum() for task in TASKS]).sum()
+        if "moves" not in labels:
+            errors = multi_task_errors(forecast, labels, {task: weight > 0 for task, weight in weights.items()}, quantiles)
+            return torch.stack([(errors[task] * weights[task]).sum() for task in TASKS]).sum()
+        known = {name: torch.where(weight > 0, labels[name], 0.0) for name, weight in weights.items()}
+        error = known["returns"] - forecast.quantiles[..., middle]
+        level = quantiles[middle]
+        missed = torch.maximum(level * error, (level - 1) * error)
+        volatility = usual_move * forecast.volatility[..., 0].clamp(min=SMALLEST_VOLATILITY)
+        surprise = volatility.log() + known["moves"] / volatility
+        return (missed * weights["returns"]).sum() + (surprise * weights["moves"]).sum()
 
     return loss
+
+
+def moves_of(returns: Float[Tensor, "*lead horizon"]) -> Float[Tensor, "*lead"]:
+    """Return the size of moves, per root of a bar: the absolute normalised returns of the shortest horizon."""
+    return returns[..., 0].abs()
 
 
 def support_weights(
@@ -109,7 +139,8 @@ def support_weights(
 ) -> dict[str, Float[Tensor, "..."]]:
     """Weigh the labels of a support set, whose shots and assets are the last axes before the horizon.
 
-    Returns count by how little they overlap, and all together at most 1: their number over itself plus `prior_labels`.
+    Labels count by how little they overlap, and all of a kind together at most 1: their number over itself plus
+    `prior_labels`.
 
     Args:
         known: Which returns are known, and forecast.
@@ -117,8 +148,9 @@ def support_weights(
         prior_labels: Independent labels that the unadapted forecast counts for.
     """
     unique = known / torch.tensor(horizons, dtype=torch.float32)
-    returns = unique / (unique.sum(dim=(-3, -2, -1), keepdim=True) + prior_labels)
-    return {task: returns if task == "returns" else torch.zeros_like(returns[..., 0]) for task in TASKS}
+    moves = unique[..., :1]
+    returns, moves = (one / (one.sum(dim=(-3, -2, -1), keepdim=True) + prior_labels) for one in (unique, moves))
+    return {"returns": returns, "moves": moves[..., 0]}
 
 
 def support_set(
@@ -137,17 +169,16 @@ def support_set(
         targets: Horizons and quantiles.
         prior_labels: As in `AdaptationConfig`.
     """
-    unit = torch.from_numpy(sigma[..., None] * np.sqrt(np.asarray(targets.horizons))).float()
+    per_bar = torch.from_numpy(sigma[..., None]).float()
+    unit = per_bar * torch.tensor(targets.horizons).sqrt()
     forecast = forecast_tensors(predictions)
-    scaled = forecast._replace(quantiles=forecast.quantiles / unit[..., None], volatility=torch.ones_like(forecast.volatility))
+    volatility = forecast.volatility / (per_bar * targets.primary_horizon**0.5)
+    scaled = forecast._replace(quantiles=forecast.quantiles / unit[..., None], volatility=volatility)
     x = Forecast(*(part.nan_to_num().transpose(0, 1).contiguous() for part in scaled))
     returns = (torch.from_numpy(log_return).float() / unit).transpose(0, 1).contiguous()
-    present = ~scaled.quantiles.isnan().any(dim=(-2, -1)).T
-    nothing = returns.new_full(returns.shape[:2], float("nan"))
-    none = torch.full(returns.shape[:2], -1)
-    labels = {"direction": none, "regime": none, "volatility": nothing, "position_size": nothing, "returns": returns}
+    present = ~(scaled.quantiles.isnan().any(dim=(-2, -1)) | volatility[..., 0].isnan()).T
     known = returns.isfinite() & present[..., None]
-    return x, (labels, support_weights(known, targets.horizons, prior_labels))
+    return x, ({"returns": returns, "moves": moves_of(returns)}, support_weights(known, targets.horizons, prior_labels))
 
 
 def adapt(
@@ -165,11 +196,14 @@ def adapt(
         targets: Horizons and quantiles of the forecasts.
         caution: As in `AdaptationConfig`.
     """
-    adapter, outcome = learner.adapt_and_report(x, y, adaptation_loss(targets.quantiles), every_part=True)
+    base = learner.base_model
+    assert isinstance(base, ForecastAdapter)
+    loss = adaptation_loss(targets.quantiles, base.usual_move.item())
+    adapter, outcome = learner.adapt_and_report(x, y, loss, every_part=True)
     assert isinstance(adapter, ForecastAdapter)
     if outcome.accepted:
         adapter.turn(adapter.believed(adapter.adapted, noise_scale(y[1]["returns"], targets.horizons), caution))
-    total = y[1]["returns"].sum().item() or 1.0
+    total = sum(weights.sum().item() for weights in y[1].values()) or 1.0
     found = verdict(outcome.loss_before / total, outcome.loss_after / total)
     return adapter, found if found.accepted == outcome.accepted else outcome
 

@@ -2,7 +2,8 @@
 
 Meta-training learns what each knob of a `ForecastAdapter` does to every output, and how far a step may go. A task is a
 place in an invented market: the last bars before it are the support, with the labels known by then, and the bars after it
-the query. The base forecasts stay as they are, so that nothing but the adapter is trained.
+the query. The base forecasts stay as they are, so that nothing but the adapter is trained. What of an adaptation is then
+believed is learned from invented markets and from the past as it was together (`cryptoml.training.belief`).
 
 Shape legend: task, shot = forecast origins in time order, asset.
 """
@@ -20,7 +21,7 @@ from cryptoml.data.panel import Panel
 from cryptoml.features.engineer import AdvancedFeatureEngineer, build_features
 from cryptoml.features.scaling import FeatureScaler
 from cryptoml.features.targets import TargetConfig, make_targets
-from cryptoml.models.adapter import ForecastAdapter, forecast_tensors
+from cryptoml.models.adapter import KNOBS, NORMAL_MOVE, ForecastAdapter, forecast_tensors
 from cryptoml.models.ensemble import Ensemble
 from cryptoml.models.forecaster import Forecast
 from cryptoml.training.adaptation import (
@@ -29,19 +30,21 @@ from cryptoml.training.adaptation import (
     Weighted,
     adaptation_loss,
     build_learner,
+    moves_of,
     noise_scale,
     support_weights,
 )
+from cryptoml.training.belief import Trials, learn_beliefs
 from cryptoml.training.chunks import normalised_labels
-from cryptoml.training.losses import label_masks
+from cryptoml.training.losses import SMALLEST_VOLATILITY, label_masks
 from cryptoml.training.maml import MetaLearningMAML
 
 __all__ = ["Stage", "learn_adapter", "normalised_stage"]
 
 SHOTS = 50
 FEWEST_SHOTS = 10
-QUIET_TASKS = 48
-"""Adaptations by which noise is measured."""
+TRIED = 64
+"""Adaptations in each invented market by which it is judged what to believe."""
 AT_A_TURN = 0.5
 """Share of tasks that begin where an invented regime does."""
 
@@ -93,23 +96,25 @@ def learn_adapter(
     """
     learner = build_learner(targets, config)
     query_bars = max(48, 2 * targets.primary_horizon)
-    panel = panel.slice_time(max(0, panel.num_bars - config.bars - max(engineer.max_lookback, targets.sigma_window_bars)), None)
+    history = max(engineer.max_lookback, targets.sigma_window_bars)
+    recent, known = (panel.slice_time(max(0, panel.num_bars - bars - history), None) for bars in (config.bars, config.known_bars))
     rng = np.random.default_rng(config.seed)
-    if config.rehearsals and _last_origin(panel.num_bars, query_bars, targets) > 0:
-        markets = [invent_regimes(panel, config.invention, rng) for _ in range(config.markets)]
+    if config.rehearsals and _last_origin(recent.num_bars, query_bars, targets) > 0:
+        past = normalised_stage(ensemble, known, np.empty(0, int), engineer, scaler, targets, context_bars)
+        _adapter(learner).usual_move.copy_(_usual_move(past))
+        markets = [invent_regimes(recent, config.invention, rng) for _ in range(config.markets)]
         stages = [normalised_stage(ensemble, market, turns, engineer, scaler, targets, context_bars) for market, turns in markets]
         learner.requires_grad_(True)  # the inner loop goes on turning the knobs alone, which it knows by name
         learned = [value for name, value in learner.named_parameters() if ".knobs." not in name]
         optimizer = torch.optim.Adam(learned, config.learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.rehearsals)
-        loss = adaptation_loss(targets.quantiles)
+        loss = adaptation_loss(targets.quantiles, _adapter(learner).usual_move.item())
         for _ in range(config.rehearsals):
             batch = _tasks(stages[rng.integers(len(stages))], query_bars, targets, config, rng)
             learner.outer_step(*batch, loss, optimizer)
             schedule.step()
-        calm = normalised_stage(ensemble, panel, np.empty(0, int), engineer, scaler, targets, context_bars)
         _adapter(learner).effects.requires_grad_(False)
-        _adapter(learner).noise.copy_(_noise(learner, calm, targets, config, rng))
+        _learn_beliefs(learner, past, stages, query_bars, targets, config, rng)
     return {name: value.detach().numpy() for name, value in learner.state_dict().items()}
 
 
@@ -118,24 +123,63 @@ def _adapter(learner: MetaLearningMAML) -> ForecastAdapter:
     return learner.base_model
 
 
-def _noise(
-    learner: MetaLearningMAML, stage: Stage, targets: TargetConfig, config: AdaptationConfig, rng: np.random.Generator
-) -> Tensor:
-    """Return how far each knob is turned on the past as it was, which the models know: the noise of an adaptation."""
-    shots = rng.integers(FEWEST_SHOTS, SHOTS + 1, QUIET_TASKS)
-    starts = rng.integers(0, _last_origin(stage.num_bars, 0, targets), QUIET_TASKS)
-    loss, turned = adaptation_loss(targets.quantiles), []
+def _usual_move(stage: Stage) -> Tensor:
+    """Return the mean move of the past, in units of the volatility forecast; as it starts where there is none."""
+    moves = moves_of(stage.labels["returns"]) / stage.forecast.volatility[..., 0].clamp(min=SMALLEST_VOLATILITY)
+    known = moves[stage.present & moves.isfinite()]
+    return known.mean() if len(known) else torch.tensor(NORMAL_MOVE)
+
+
+def _learn_beliefs(
+    learner: MetaLearningMAML,
+    past: Stage,
+    invented: Sequence[Stage],
+    query_bars: int,
+    targets: TargetConfig,
+    config: AdaptationConfig,
+    rng: np.random.Generator,
+) -> None:
+    """Try adaptations all over the past, one stretch of bars after the other, and at the places of tasks in invented markets."""
+    everywhere = np.arange(0, max(1, _last_origin(past.num_bars, query_bars, targets)), query_bars)
+    chosen = [(past, everywhere, rng.integers(FEWEST_SHOTS, SHOTS + 1, len(everywhere)))]
+    for stage in invented:
+        shots = rng.integers(FEWEST_SHOTS, SHOTS + 1, TRIED)
+        chosen.append((stage, _starts(stage, shots, _last_origin(stage.num_bars, query_bars, targets), rng), shots))
+    trials = [_tried(learner, *place, query_bars, targets, config) for place in chosen]
+    if min(len(one.scale) for one in trials) > 1:
+        losses = torch.cat([one.losses for one in trials[1:]], dim=-1)
+        knobs, scale = (torch.cat([getattr(one, name) for one in trials[1:]]) for name in ("knobs", "scale"))
+        adapter = _adapter(learner)
+        learn_beliefs(adapter, trials[0], Trials(knobs, scale, losses), config.known_weight, config.caution)
+
+
+def _tried(
+    learner: MetaLearningMAML,
+    stage: Stage,
+    starts: Int[np.ndarray, " task"],
+    shots: Int[np.ndarray, " task"],
+    query_bars: int,
+    targets: TargetConfig,
+    config: AdaptationConfig,
+) -> Trials:
+    """Adapt by the last `shots` bars of each support set, and judge on the bars after it."""
+    adapter = _adapter(learner)
+    loss, turned, scales, queries = adaptation_loss(targets.quantiles, adapter.usual_move.item()), [], [], []
     for start, count in zip(starts.tolist(), shots.tolist(), strict=True):
-        origins = torch.arange(start, start + count)[None]
+        origins = torch.arange(start + SHOTS - count, start + SHOTS)[None]
         everything = torch.ones((), dtype=torch.bool)
         labels, weights = ({n: v[0] for n, v in one.items()} for one in _support(stage, origins, everything, targets, config))
         scale = noise_scale(weights["returns"], targets.horizons)
         if scale > 0:
             x = Forecast(*(part[0] for part in _at(stage.forecast, origins)))
-            adapter = learner.descended(x, (labels, weights), loss)
-            assert isinstance(adapter, ForecastAdapter)
-            turned.append(torch.tensor(adapter.adapted) / scale)
-    return torch.stack(turned).square().mean(dim=0).sqrt() if turned else _adapter(learner).noise
+            adapted = learner.descended(x, (labels, weights), loss)
+            assert isinstance(adapted, ForecastAdapter)
+            turned.append(adapted.adapted)
+            scales.append(scale)
+            queries.append(start + SHOTS)
+    query = torch.tensor(queries, dtype=torch.long)[:, None] + torch.arange(query_bars)
+    judged = _at(stage.forecast, query), _query(stage, query, torch.ones(1, 1, 1, dtype=torch.bool))
+    return Trials.of(adapter, torch.tensor(turned).reshape(-1, len(KNOBS)), torch.tensor(scales), judged)
 
 
 def normalised_stage(
@@ -206,11 +250,11 @@ def _at(forecast: Sequence[Tensor], origins: Int[Tensor, "task shot"]) -> Foreca
 
 
 def _support(stage: Stage, origins: Tensor, given: Tensor, targets: TargetConfig, config: AdaptationConfig) -> Weighted:
-    labels = {name: value[origins] for name, value in stage.labels.items()}
+    returns = stage.labels["returns"][origins]
     ends = origins[:, :, None] + torch.tensor(targets.horizons)
     in_time = (ends <= origins[:, -1, None, None])[:, :, None]
-    known = ~labels["returns"].isnan() & (given & stage.present[origins])[..., None] & in_time
-    return labels, support_weights(known, targets.horizons, config.prior_labels)
+    known = ~returns.isnan() & (given & stage.present[origins])[..., None] & in_time
+    return {"returns": returns, "moves": moves_of(returns)}, support_weights(known, targets.horizons, config.prior_labels)
 
 
 def _query(stage: Stage, origins: Tensor, chosen: Tensor) -> Weighted:

@@ -13,7 +13,7 @@ from cryptoml.features.targets import TargetConfig, Targets, make_targets
 from cryptoml.models.adapter import Knobs
 from cryptoml.models.ensemble import Predictions
 from cryptoml.models.forecaster import Forecast
-from cryptoml.training.adaptation import AdaptationConfig, adapt, adapt_through, build_learner, support_weights
+from cryptoml.training.adaptation import AdaptationConfig, adapt, adapt_through, build_learner, moves_of, support_weights
 from cryptoml.training.maml import AdaptationOutcome
 
 TARGETS = TargetConfig(horizons=(1, 4), primary_horizon=4)
@@ -29,13 +29,8 @@ def support(returns: Tensor, signal: Tensor | None = None) -> tuple[Forecast, tu
     x = Forecast(
         torch.zeros(shots, assets, 3), torch.ones(shots, assets, 1), torch.zeros(shots, assets, 4), zeros[..., None], quantiles
     )
-    labels = {
-        "direction": torch.full((shots, assets), -1),
-        "regime": torch.full((shots, assets), -1),
-        "volatility": zeros * float("nan"),
-        "position_size": zeros * float("nan"),
-        "returns": torch.stack([returns, torch.full_like(returns, float("nan"))], dim=-1),
-    }
+    both = torch.stack([returns, torch.full_like(returns, float("nan"))], dim=-1)
+    labels = {"returns": both, "moves": moves_of(both)}
     return x, (labels, support_weights(~labels["returns"].isnan(), TARGETS.horizons, CONFIG.prior_labels))
 
 
@@ -99,8 +94,23 @@ def test_labels_count_by_how_little_they_overlap() -> None:
     weights = support_weights(known, (1, 4), 50.0)["returns"]
     assert weights.sum().item() == pytest.approx(37.5 / 87.5)
     assert (weights[..., 0] / weights[..., 1]).unique().tolist() == [4.0]
+    moves = support_weights(known, (1, 4), 50.0)["moves"]
+    assert (moves.shape, moves.sum().item()) == ((10, 3), pytest.approx(30 / 80))
     known[:, 0] = False
-    assert support_weights(known, (1, 4), 50.0)["returns"][:, 0].sum() == 0
+    assert all(one[:, 0].sum() == 0 for one in support_weights(known, (1, 4), 50.0).values())
+
+
+def test_one_shock_says_less_than_a_wilder_market() -> None:
+    """Of equal mean squares: a single shock is over when it is noticed, moves that all grew go on."""
+    shock = noise()
+    shock[20] *= 8.0
+    wider = noise() * (shock.square().mean() / noise().square().mean()).sqrt()
+    assert 0 <= rash(shock).volatility < 0.5 * rash(wider).volatility
+
+
+def rash(returns: Tensor) -> Knobs:
+    x, y = support(returns)
+    return adapt(build_learner(TARGETS, CONFIG), x, y, TARGETS, caution=0.0)[0].adapted
 
 
 def test_rates_scale() -> None:
