@@ -9,8 +9,9 @@ Neither model has read a label of the judging bars, nor one that reaches into th
 alone, is judged as it is used: made anew again and again along the judging bars, each time from what was known by then.
 """
 
+import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +20,7 @@ import pandas as pd
 
 from cryptoml.data.panel import Panel
 from cryptoml.data.splits import Span
-from cryptoml.errors import ConfigError, DataError
+from cryptoml.errors import BundleError, ConfigError, DataError
 from cryptoml.evaluation.drift import Drift, forecast_losses, measure_drift
 from cryptoml.evaluation.statistics import pooled_mean_statistic
 from cryptoml.evaluation.uncertainty import Interval, interval
@@ -33,9 +34,12 @@ from cryptoml.training.adaptation import AdaptationConfig, adapt, adapt_through,
 from cryptoml.training.renewal import renew
 from cryptoml.update_config import Strategy, UpdateConfig
 
-__all__ = ["Duel", "Spans", "Strategy", "Update", "UpdateConfig", "plan_spans", "update"]
+__all__ = ["Duel", "Spans", "Strategy", "Update", "UpdateConfig", "check_comparable", "plan_spans", "update"]
 
 logger = logging.getLogger(__name__)
+
+JUDGED_BY = ("horizons", "primary_horizon", "quantiles", "direction_threshold", "volatility_halflife_bars")
+"""Settings of the targets in which models must agree to be compared; what regimes look like may differ."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +89,14 @@ class Update:
         spans: Which bars did what.
         version: Name of the challenger in the registry, once it is there.
         promoted: Whether it serves now.
+        new_symbols: In the data, but not the champion's: a refit alone learns them.
     """
 
     method: str | None
     reason: str
     spans: Spans
     drift: Drift
+    new_symbols: tuple[str, ...] = ()
     duel: Duel | None = None
     version: str | None = None
     promoted: bool = False
@@ -106,7 +112,7 @@ class Update:
         }
         bars = {name: [span.start, span.stop] for name, span in vars(self.spans).items()}
         plain = {"method": self.method, "reason": self.reason, "version": self.version, "promoted": self.promoted}
-        return plain | {"bars": bars, "drift": self.drift.row(), "duel": duel}
+        return plain | {"new_symbols": list(self.new_symbols), "bars": bars, "drift": self.drift.row(), "duel": duel}
 
 
 def update(
@@ -129,26 +135,55 @@ def update(
         config: Rules.
 
     Raises:
-        BundleError: There is no champion, or it is damaged.
+        BundleError: There is no champion, it is damaged, or its features are not those computed.
+        ConfigError: The refitted bundle cannot be compared with the champion.
         DataError: The panel lacks a symbol, or holds too few bars.
     """
     config = config or UpdateConfig()
     champion = registry.load()
     arena = _Arena.open(champion, panel, compute, config)
     drift = arena.drift(champion)
+    strangers = tuple(sorted(set(panel.symbols) - set(champion.symbols)))
     method, reason = _method(config, arena.spans, drift, rehearsed=bool(champion.adapter))
     logger.info("%s: %s", method or "no update", reason)
     if method is None:
-        return Update(None, reason, arena.spans, drift)
+        return Update(None, reason, arena.spans, drift, strangers)
     if method == "refit":
         challenger = refit(arena.stamps[arena.spans.judge.start])
+        check_comparable(
+            champion, challenger.symbols, challenger.timeframe, TargetConfig.model_validate(challenger.target_config)
+        )
     else:
         challenger = arena.adapted(champion) if method == "adapt" else arena.renewed(champion)
     duel = arena.duel(champion, challenger, anew=method == "adapt")
     version = registry.add(challenger, reason=f"{method}: {reason}")
     if duel.won:
         registry.promote(version, reason=f"loss {duel.challenger:.4f} against {duel.champion:.4f}")
-    return Update(method, reason, arena.spans, drift, duel, version, duel.won)
+    return Update(method, reason, arena.spans, drift, strangers, duel, version, duel.won)
+
+
+def check_comparable(champion: Bundle, symbols: Sequence[str], timeframe: str, targets: TargetConfig) -> None:
+    """Refuse what would forecast something else than the champion, so that their losses could not be compared.
+
+    Args:
+        champion: The model that serves.
+        symbols: Of the other model; more than the champion's are welcome.
+        timeframe: Of the other model.
+        targets: Of the other model.
+
+    Raises:
+        ConfigError: The message names the setting.
+    """
+    known = TargetConfig.model_validate(champion.target_config)
+    pairs = {f"targets.{name}": (getattr(known, name), getattr(targets, name)) for name in JUDGED_BY}
+    for name, (mine, other) in ({"timeframe": (champion.timeframe, timeframe)} | pairs).items():
+        if mine != other:
+            raise ConfigError(
+                f"{name} must be the champion's {mine} to be compared with it, was {other}; a new registry takes it"
+            )
+    absent = sorted(set(champion.symbols) - set(symbols))
+    if absent:
+        raise ConfigError(f"symbols must include the champion's, lacks {absent[0]}")
 
 
 def plan_spans(stamps: pd.DatetimeIndex, known_until: pd.Timestamp, label_bars: int, config: UpdateConfig) -> Spans:
@@ -194,15 +229,26 @@ def _method(config: UpdateConfig, spans: Spans, drift: Drift, *, rehearsed: bool
 
 
 @dataclass(frozen=True, eq=False)
-class _Arena:
-    """The bars of an update as the champion sees them."""
+class _Inputs:
+    """What a model reads of all bars, and which rows are the symbols that are judged."""
 
-    stamps: pd.DatetimeIndex
-    spans: Spans
     features: FeaturePanel
+    sigma: np.ndarray
+    rows: list[int]
+
+
+@dataclass(frozen=True, eq=False)
+class _Arena:
+    """The bars of an update, and the labels of the champion's symbols, by which every model is judged."""
+
+    panel: Panel
+    symbols: tuple[str, ...]
+    spans: Spans
     targets: Targets
     target_config: TargetConfig
     config: UpdateConfig
+    compute: Callable[[Panel, FeatureConfig], FeaturePanel]
+    read: dict[str, _Inputs]
 
     @classmethod
     def open(
@@ -215,24 +261,44 @@ class _Arena:
             raise DataError(f"timeframe must be the champion's {champion.timeframe}, was {panel.timeframe}")
         if not champion.known_until:
             raise ConfigError("known_until of the champion is unknown: it was made by an older version; train it anew")
-        panel = panel.select(champion.symbols)
         target_config = TargetConfig.model_validate(champion.target_config)
-        targets = make_targets(panel, target_config)
+        targets = make_targets(panel.select(champion.symbols), target_config)
         spans = plan_spans(panel.timestamps, pd.Timestamp(champion.known_until), targets.label_bars, config)
-        features = compute(panel, FeatureConfig.model_validate(champion.feature_config))
-        return cls(panel.timestamps, spans, features, targets, target_config, config)
+        return cls(panel, champion.symbols, spans, targets, target_config, config, compute, {})
+
+    @property
+    def stamps(self) -> pd.DatetimeIndex:
+        return self.panel.timestamps
+
+    def inputs(self, bundle: Bundle) -> _Inputs:
+        """Return what a bundle reads; bundles of the same symbols and features share it.
+
+        Raises:
+            BundleError: Its features are not those that are computed.
+        """
+        key = json.dumps([bundle.symbols, dict(bundle.feature_config)], sort_keys=True, default=str)
+        if key not in self.read:
+            panel = self.panel.select(bundle.symbols)
+            features = self.compute(panel, FeatureConfig.model_validate(bundle.feature_config))
+            if features.names != bundle.feature_names:
+                raise BundleError(f"feature_names of {bundle.created_at} must be those that this version computes: train it anew")
+            sigma = make_targets(panel, self.target_config).sigma
+            self.read[key] = _Inputs(features, sigma, [bundle.symbols.index(one) for one in self.symbols])
+        return self.read[key]
 
     def drift(self, champion: Bundle) -> Drift:
+        """Compare the newest bars with the last known ones, which the champion is to forecast as it was trained, unadapted."""
         before, after = self.spans.reference, self.spans.judge
-        forecasts = [self._forecast(champion, span) for span in (before, after)]
+        forecasts = [self._forecast(_unadapted(champion), before), self._forecast(champion, after)]
         losses = [self._losses(forecast, span) for forecast, span in zip(forecasts, (before, after), strict=True)]
         answers = [
             (forecast.probabilities, self.targets.direction[:, span.bars])
             for forecast, span in zip(forecasts, (before, after), strict=True)
         ]
-        values = [self.features.values[:, span.bars] for span in (before, after)]
+        features = self.inputs(champion).features
+        values = [features.values[:, span.bars] for span in (before, after)]
         return measure_drift(
-            self.features.names,
+            features.names,
             (values[0], values[1]),
             (losses[0], losses[1]),
             (answers[0], answers[1]),
@@ -306,11 +372,12 @@ class _Arena:
         first = max(0, span.start - bundle.context_bars + 1)
         bars = slice(first, span.stop)
         scaled = self._scaled(bundle, bars)
-        forecast = bundle.ensemble.predict(scaled, self.targets.sigma[:, bars], bundle.context_bars)
-        return forecast.on_bars(slice(span.start - first, None))
+        inputs = self.inputs(bundle)
+        forecast = bundle.ensemble.predict(scaled, inputs.sigma[:, bars], bundle.context_bars)
+        return forecast.on_bars(slice(span.start - first, None)).of_assets(inputs.rows)
 
     def _scaled(self, bundle: Bundle, bars: slice) -> np.ndarray:
-        return FeatureScaler.from_arrays(bundle.scaler).transform(self.features.values[:, bars])
+        return FeatureScaler.from_arrays(bundle.scaler).transform(self.inputs(bundle).features.values[:, bars])
 
 
 def _unadapted(bundle: Bundle) -> Bundle:

@@ -73,7 +73,7 @@ def main(arguments: UpdateArguments) -> int:
             registry,
             panel,
             compute=lambda panel, config: stages.features(panel, config, folder_below(arguments.out, ".work/update")),
-            refit=lambda instant: _train(arguments, stages, instant),
+            refit=lambda instant: _train(arguments, stages, instant, registry.load()),
             config=arguments.update,
         )
     _show(done)
@@ -117,13 +117,22 @@ def _fetched(address: str) -> "Bundle":
         return load_bundle(folder)
 
 
-def _train(arguments: ExperimentArguments, stages: "Stages", instant: "pd.Timestamp | None") -> "Bundle":
-    """Train on all that precedes an instant, by default on all but the last bars that a split needs."""
+def _train(
+    arguments: ExperimentArguments, stages: "Stages", instant: "pd.Timestamp | None", champion: "Bundle | None" = None
+) -> "Bundle":
+    """Train on all that precedes an instant, by default on all but the last bars that a split needs.
+
+    Raises:
+        ConfigError: The result could not be compared with the champion.
+    """
     from cryptoml.models.bundle import load_bundle
     from cryptoml.pipeline import Pipeline
+    from cryptoml.update import check_comparable
 
     config = arguments.experiment().updated(walk_forward={"num_folds": 1}, shuffled_label_run=False)
     market = read_data(arguments, config)
+    if champion is not None:
+        check_comparable(champion, market.panel.symbols, market.panel.timeframe, config.targets)
     longest = config.targets.horizons[-1]
     until = market.panel.timestamps[-longest - 1] if instant is None else instant
     pipeline = Pipeline.open(config, market, arguments.out, train_end=until, stages=stages)
@@ -143,6 +152,8 @@ def _show(done: "Update") -> None:
         f"[{drift.loss_after.low:.4f}, {drift.loss_after.high:.4f}]; "
         f"calibration error {drift.calibration_before:.3f} -> {drift.calibration_after:.3f}"
     )
+    if done.new_symbols:
+        say(f"new symbols, which a refit alone learns: {' '.join(done.new_symbols)}")
     say(f"{done.method or 'no update'}: {done.reason}")
     if done.duel is not None:
         duel = done.duel

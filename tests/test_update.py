@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from cryptoml.data.panel import Panel
-from cryptoml.errors import BundleError, DataError
+from cryptoml.errors import BundleError, ConfigError, DataError
 from cryptoml.evaluation.drift import Drift
 from cryptoml.evaluation.uncertainty import Interval
 from cryptoml.models.bundle import Bundle, load_bundle
@@ -199,6 +199,36 @@ class TestUpdate:
     def test_a_symbol_that_is_gone_is_named(self, registry: Registry) -> None:
         with pytest.raises(DataError, match="lacks BTCUSDT"):
             run_update(registry, MARKET.panel.select(MARKET.panel.symbols[1:]))
+
+    def test_a_symbol_that_is_new_is_told_and_a_refit_may_know_it(self, registry: Registry, champion: Bundle) -> None:
+        few = MARKET.panel.symbols[1:]
+        pipeline_market = replace(MARKET, panel=MARKET.panel.select(few))
+        pipeline = Pipeline.open(EXPERIMENT, pipeline_market, registry.address + "-few", train_end=MARKET.panel.timestamps[1000])
+        with pipeline.run:
+            pipeline.train()
+        registry.promote(registry.add(load_bundle(Path(registry.address + "-few") / "bundle")))
+        done = run_update(registry)
+        assert done.new_symbols == (MARKET.panel.symbols[0],)
+        rules = RULES.model_copy(update={"strategy": "refit"})
+        refitted = update(registry, MARKET.panel, compute=compute_features, refit=lambda _: champion, config=rules)
+        assert refitted.duel is not None
+        assert refitted.duel.challenger != refitted.duel.champion
+        assert registry.load(refitted.version).symbols == MARKET.panel.symbols
+
+    def test_a_refit_with_other_labels_is_refused(self, registry: Registry, champion: Bundle) -> None:
+        other = replace(champion, target_config={**champion.target_config, "direction_threshold": 0.7})
+        rules = RULES.model_copy(update={"strategy": "refit"})
+        with pytest.raises(ConfigError, match=r"targets.direction_threshold must be the champion's 0.5"):
+            update(registry, MARKET.panel, compute=compute_features, refit=lambda _: other, config=rules)
+        fewer = replace(champion, symbols=champion.symbols[:2])
+        with pytest.raises(ConfigError, match=f"lacks {champion.symbols[2]}"):
+            update(registry, MARKET.panel, compute=compute_features, refit=lambda _: fewer, config=rules)
+
+    def test_features_of_another_version_are_refused(self, registry: Registry, champion: Bundle) -> None:
+        names = ("another", *champion.feature_names[1:])
+        registry.promote(registry.add(replace(champion, feature_names=names)))
+        with pytest.raises(BundleError, match="train it anew"):
+            run_update(registry)
 
     def test_without_a_champion_there_is_nothing_to_update(self, tmp_path: Path) -> None:
         with pytest.raises(BundleError, match="no champion"):

@@ -7,19 +7,23 @@ events/<time>-<kind>.json         what was added, promoted and rolled back, by t
 
 import hashlib
 import json
+import logging
 import os
 import re
 import tempfile
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from cryptoml.data.storage import open_storage
 from cryptoml.errors import BundleError, ConfigError
 from cryptoml.models.bundle import Bundle, load_bundle, save_bundle
 
 __all__ = ["Event", "Registry"]
+
+_log = logging.getLogger(__name__)
 
 MANIFEST = "bundle.json"
 CHAMPION = "champion.json"
@@ -41,6 +45,17 @@ class Event:
     kind: str
     version: str
     reason: str
+
+
+@dataclass(frozen=True)
+class _Champion:
+    """Content of champion.json."""
+
+    version: str
+    previous: str | None = None
+
+
+_EVENT, _CHAMPION = TypeAdapter(Event), TypeAdapter(_Champion)
 
 
 class Registry:
@@ -113,11 +128,13 @@ class Registry:
 
     def champion(self) -> str | None:
         """Return the version that serves, or None before the first promotion."""
-        return self._champion().get("version")
+        found = self._champion()
+        return None if found is None else found.version
 
     def previous(self) -> str | None:
         """Return the champion before the present one, which `rollback` goes back to; None where there was none."""
-        return self._champion().get("previous")
+        found = self._champion()
+        return None if found is None else found.previous
 
     def promote(self, version: str, *, reason: str = "") -> None:
         """Make a version the champion; a damaged one is refused and the old champion stays.
@@ -142,16 +159,30 @@ class Registry:
         return previous
 
     def history(self) -> list[Event]:
-        """Return what happened, oldest first."""
-        names = self._storage.list_files("events")
-        return [Event(**json.loads(self._storage.read(name))) for name in names]
+        """Return what happened, oldest first; a damaged line is left out with a warning, as the champion does not hang on it."""
+        events = []
+        for name in self._storage.list_files("events"):
+            try:
+                events.append(_EVENT.validate_json(self._storage.read(name)))
+            except ValidationError as error:
+                _log.warning("registry %s: %s is damaged and left out: %s", self.address, name, _first_fault(error))
+        return events
 
-    def _champion(self) -> dict[str, Any]:
-        return json.loads(self._storage.read(CHAMPION)) if self._storage.exists(CHAMPION) else {}
+    def _champion(self) -> "_Champion | None":
+        if not self._storage.exists(CHAMPION):
+            return None
+        try:
+            return _CHAMPION.validate_json(self._storage.read(CHAMPION))
+        except ValidationError as error:
+            served = next((event.version for event in reversed(self.history()) if event.kind != "added"), "...")
+            raise BundleError(
+                f"registry {self.address}: {CHAMPION} is damaged ({_first_fault(error)}); "
+                f'replace it by {{"version": "{served}"}}, which served last'
+            ) from None
 
     def _crown(self, version: str, previous: str | None, kind: str, reason: str) -> None:
         if previous == version:
-            previous = self._champion().get("previous")
+            previous = self.previous()
         self._storage.publish(CHAMPION, json.dumps({"version": version, "previous": previous}).encode())
         self._note(kind, version, reason)
 
@@ -192,3 +223,8 @@ class Registry:
             partial = copy / f"{name}.part"
             partial.write_bytes(self._storage.read(f"{place}/{name}"))
             os.replace(partial, copy / name)
+
+
+def _first_fault(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}"

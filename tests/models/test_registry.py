@@ -65,6 +65,27 @@ def test_a_damaged_version_is_refused_and_the_champion_stays(registry: Registry)
     assert registry.champion() == first
 
 
+@pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b'{"version": 3}', b"\xff"])
+def test_a_damaged_champion_file_is_told_with_its_remedy(registry: Registry, content: bytes) -> None:
+    first, second = registry.add(make_bundle(0)), registry.add(make_bundle(1))
+    registry.promote(first)
+    registry.promote(second)
+    registry._storage.publish("champion.json", content)
+    with pytest.raises(BundleError, match=rf'champion.json is damaged .* replace it by {{"version": "{second}"}}'):
+        registry.load()
+    registry._storage.publish("champion.json", f'{{"version": "{second}"}}'.encode())
+    assert registry.champion() == second
+
+
+def test_a_damaged_event_is_left_out_of_the_history(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
+    first = registry.add(make_bundle(0))
+    registry.promote(first)
+    registry._storage.publish("events/00000000000000000000-promoted.json", b'{"at": 1')
+    assert [event.kind for event in registry.history()] == ["added", "promoted"]
+    assert "is damaged and left out" in caplog.text
+    assert registry.versions() == [first]
+
+
 @pytest.mark.parametrize("version", ["absent", "../../etc", "", "a/b"])
 def test_a_version_that_is_not_there_is_named(registry: Registry, version: str) -> None:
     with pytest.raises(BundleError, match="version"):
