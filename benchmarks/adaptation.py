@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import tyro
 
-from benchmarks.adaptation_methods import Arena, by_fine_tuning, by_knobs, by_truth, stretches, tuned_rate
+from benchmarks.adaptation_methods import Arena, by_fine_tuning, by_knobs, by_truth, stretches, told_beliefs, tuned_rate
 from benchmarks.bars import Bar, report
 from benchmarks.regime_markets import LOOKBACK, Trained, Unseen, draw_market, held_out_market, train, unseen_regimes
 from cryptoml.training.adaptation import AdaptationConfig, AdapterArrays
@@ -143,7 +143,9 @@ def main(arguments: AdaptationArguments) -> int:
         trained = train(market, arguments.seed, arguments.epochs, arguments.models and arguments.models / str(left_out))
         arrays = trained.rehearse(AdaptationConfig())
         rate = tuned_rate(trained, arrays)
-        _say(f"prepared without {left_out} in {time.perf_counter() - began:.0f} s, fine-tuning at {rate:g}")
+        _say(
+            f"prepared without {left_out} in {time.perf_counter() - began:.0f} s, fine-tuning at {rate:g}; {told_beliefs(arrays)}"
+        )
         for unseen in wanted:
             if unseen.left_out == left_out:
                 rows += compare(unseen, trained, arrays, rate, arguments)

@@ -16,7 +16,7 @@ import torch
 from benchmarks.regime_markets import LOOKBACK, TARGETS, Trained
 from cryptoml.data.panel import Panel
 from cryptoml.features.targets import make_targets
-from cryptoml.models.adapter import ForecastAdapter, Knobs, forecast_tensors
+from cryptoml.models.adapter import ADAPTER_PREFIX, KNOBS, ForecastAdapter, Knobs, forecast_tensors
 from cryptoml.models.ensemble import Ensemble, Predictions
 from cryptoml.models.forecaster import Forecast, Forecaster
 from cryptoml.training.adaptation import AdaptationConfig, AdapterArrays, adapt, build_learner, support_set
@@ -24,7 +24,18 @@ from cryptoml.training.chunks import normalised_labels
 from cryptoml.training.losses import multi_task_losses
 from cryptoml.training.tasks import forecast_loss
 
-__all__ = ["LONGEST", "QUERY_BARS", "Arena", "Guess", "by_fine_tuning", "by_knobs", "by_truth", "stretches", "tuned_rate"]
+__all__ = [
+    "LONGEST",
+    "QUERY_BARS",
+    "Arena",
+    "Guess",
+    "by_fine_tuning",
+    "by_knobs",
+    "by_truth",
+    "stretches",
+    "told_beliefs",
+    "tuned_rate",
+]
 
 QUERY_BARS, LONGEST = 96, 50
 RATES = (3e-5, 1e-4, 3e-4, 1e-3)
@@ -186,6 +197,13 @@ def tuned_rate(trained: Trained, arrays: AdapterArrays, tries: int = 12) -> floa
     arena = Arena.of(trained, trained.panel, arrays, starts, trained.data.features)
     losses = [np.mean([by_fine_tuning(arena, start, 25, rate) for start in starts]) for rate in RATES]
     return RATES[int(np.argmin(losses))]
+
+
+def told_beliefs(arrays: AdapterArrays) -> str:
+    """Return how much of usual and of large surprises is believed, per knob."""
+    trust = arrays[f"{ADAPTER_PREFIX}trust"]
+    shares = (f"{name} {usual:.0%} to {beyond:.0%}" for name, (usual, beyond) in zip(KNOBS, trust, strict=True))
+    return "believed of usual to large surprises: " + ", ".join(shares)
 
 
 @dataclass(frozen=True)

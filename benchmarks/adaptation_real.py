@@ -18,7 +18,7 @@ import torch
 import tyro
 
 from benchmarks.adaptation import SHOTS, Row, judge
-from benchmarks.adaptation_methods import LONGEST, QUERY_BARS, Arena, tuned_rate
+from benchmarks.adaptation_methods import LONGEST, QUERY_BARS, Arena, told_beliefs, tuned_rate
 from benchmarks.bars import Bar, report
 from benchmarks.regime_markets import TARGETS, train_on
 from cryptoml.data.loading import load_panel
@@ -63,7 +63,7 @@ def main(arguments: RealArguments) -> int:
     trained = train_on(past, regimes, arguments.seed, arguments.epochs, arguments.models and arguments.models / "real")
     arrays = trained.rehearse(AdaptationConfig())
     rate = tuned_rate(trained, arrays)
-    sys.stdout.write(f"prepared in {time.perf_counter() - began:.0f} s, fine-tuning at {rate:g}\n")
+    sys.stdout.write(f"prepared in {time.perf_counter() - began:.0f} s, fine-tuning at {rate:g}; {told_beliefs(arrays)}\n")
     followed = _market_regimes(whole, trained.targets)
     starts = range(cut, whole.num_bars - LONGEST - QUERY_BARS - TARGETS.primary_horizon, arguments.every)
     arena = Arena.of(trained, whole, arrays, starts)
