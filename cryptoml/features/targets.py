@@ -98,8 +98,8 @@ def causal_volatility(
     `sigma_t^2 = sum_k d^k r_{t-k}^2 / sum_k d^k` over the returns present among the last ten half-lives, `d` halving in
     `halflife_bars` (RiskMetrics 1996, section 5.2, cut and renormalised so that a finite buffer gives the same value).
     NaN where the bar is absent, where fewer than `minimum_bars` returns exist in the window, and where nothing moved.
-    `window_bars` replaces the ten half-lives. `before` is the volatility of all returns before the second bar, which then count too,
-    so that no bar is too early.
+    `window_bars` replaces the ten half-lives. `before` is the volatility of all returns before the second bar, which then count
+    too, so that no bar is too early.
     """
     window, decay = window_bars or _HALFLIVES * halflife_bars, decay_of_halflife(halflife_bars)
     log_return = _log_returns(close)
