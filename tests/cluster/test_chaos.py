@@ -237,6 +237,15 @@ def test_worker_disk_full(cluster: Cluster, undisturbed: Result, tmp_path: Path,
     assert differences(found, undisturbed) == []
 
 
+def test_worker_disk_full_before_the_job_is_told_at_once(cluster: Cluster) -> None:
+    """Ray cannot unpack the job's code there, and would fail every task that it gives to the host."""
+    cluster.workers[0].fill_disk()
+    job = start(cluster, "disk-full-before")
+    assert job.process.wait(timeout=180) != 0
+    assert f"error: node {cluster.workers[0].address} cannot set up this job's code: " in job.log
+    assert "No space left on device; free its disk or take it out, and submit again" in job.log
+
+
 CLIENT = """
 import sys, time, urllib.request
 addresses, until = sys.argv[2:], time.time() + float(sys.argv[1])
