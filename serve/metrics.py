@@ -65,7 +65,7 @@ def keep_reporting(report: Callable[[], None]) -> None:
             try:
                 alive()
             except Exception as error:
-                if "interpreter shutdown" in str(error):
+                if "futures after" in str(error) and "shutdown" in str(error):  # the process ends
                     return
                 _LOG.exception("gauges could not be set")
             del alive
