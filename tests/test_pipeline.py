@@ -184,7 +184,8 @@ class TestComparisons:
         continual, own = report.baselines["ensemble_continual"], report.ensemble
         assert continual.candidate.forecasts is not None
         assert own.candidate.forecasts is not None
-        moved = (continual.candidate.forecasts.probabilities != own.candidate.forecasts.probabilities).any(axis=(0, 2))
+        change = continual.candidate.forecasts.probabilities - own.candidate.forecasts.probabilities
+        moved = np.abs(change).max(axis=(0, 2)) > 1e-6  # windows forecast in other batches round differently
         assert not moved[: len(moved) // 2].any()
         assert moved[len(moved) // 2 + 1 :].any()
 
