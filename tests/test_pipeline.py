@@ -277,11 +277,11 @@ class TestInterruption:
         first, second = Counted(stop_at=stage), Counted()
         with pytest.raises(Interrupted):
             run_pipeline(config, market, tmp_path, train_end=TRAIN_END, stages=first.stages())
-        assert [path.name for path in tmp_path.iterdir()] == [".work"]
+        assert {path.name for path in tmp_path.iterdir()} - {"tensorboard"} == {".work"}  # curves grow while members learn
         resumed = run_pipeline(config, market, tmp_path, train_end=TRAIN_END, stages=second.stages())
         assert second.calls == (["features", "fit"] if stage == "features" else ["fit"])
         pd.testing.assert_frame_equal(resumed.predictions, plain.predictions, check_exact=True)
-        assert sorted(path.name for path in tmp_path.iterdir()) == OUTPUTS
+        assert sorted(path.name for path in tmp_path.iterdir()) == [*OUTPUTS, "tensorboard"]
 
     def test_in_the_evaluation_recomputes_no_stage(
         self, tmp_path: Path, config: ExperimentConfig, market: Market, plain: Outcome, monkeypatch: pytest.MonkeyPatch
@@ -303,12 +303,12 @@ class TestInterruption:
             patched.setattr(pipeline, step, interrupt)
             with pytest.raises(Interrupted):
                 run_pipeline(config, market, tmp_path, train_end=TRAIN_END)
-        present = {path.name for path in tmp_path.iterdir()} - {".work"}
+        present = {path.name for path in tmp_path.iterdir()} - {".work", "tensorboard"}
         assert present == (set() if step == "save_bundle" else {"bundle", "predictions.parquet"})
         if present:
             load_bundle(tmp_path / "bundle")
         run_pipeline(config, market, tmp_path, train_end=TRAIN_END)
-        assert sorted(path.name for path in tmp_path.iterdir()) == OUTPUTS
+        assert sorted(path.name for path in tmp_path.iterdir()) == [*OUTPUTS, "tensorboard"]
 
     def test_a_sweep_is_not_repeated(self, tmp_path: Path, market: Market, outcome: Outcome) -> None:
         first, second = Counted(stop_at="fit"), Counted()
