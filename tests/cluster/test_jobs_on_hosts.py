@@ -93,14 +93,16 @@ def test_submitted_twice_the_jobs_do_nothing_more(done: tuple[Cluster, dict[str,
     cluster, _, bucket = done
     for job in JOBS:
         cluster.submit(f"{job}-again", job, *flags(cluster, job)).wait()
-    once, twice = kept(bucket), kept(cluster.fetch("", tmp_path))
+    again = cluster.fetch("", tmp_path)
+    once, twice = kept(bucket), kept(again)
     assert once.keys() == twice.keys()
     assert [name for name, content in once.items() if twice[name] != content] == [], "something was done again"
+    statuses = pd.concat(map(pd.read_csv, again.glob("features/**/_status.csv")))
+    assert set(statuses["outcome"]) == {"kept"}
 
 
 def kept(folder: Path) -> dict[str, bytes]:
     """Return the content of all files but those that tell of a job's own course."""
+    own = ("result.json", "_manifest.json", "_status.csv")
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    return {
-        name: path.read_bytes() for name, path in files.items() if "/health/" not in name and not name.endswith("result.json")
-    }
+    return {name: path.read_bytes() for name, path in files.items() if "/health/" not in name and not name.endswith(own)}
