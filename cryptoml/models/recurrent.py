@@ -70,7 +70,15 @@ class RecurrentStack(nn.Module):
 
 
 def _run(layer: nn.Module, x: Tensor, state: State | None) -> tuple[Tensor, State]:
-    """Run one layer; where a gradient may be asked for in eval mode, by kernels that have one there, which cuDNN's have not."""
+    """Run one layer by kernels that exist where it runs.
+
+    On CPUs in full precision also under autocast: many have no LSTM in bfloat16. On CUDA without cuDNN where a gradient may be
+    asked for in eval mode, which cuDNN's kernels do not have.
+    """
+    if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        dtype = next(layer.parameters()).dtype
+        with torch.autocast("cpu", enabled=False):
+            return layer(x.to(dtype), None if state is None else (state[0].to(dtype), state[1].to(dtype)))
     if x.is_cuda and torch.is_grad_enabled() and not layer.training:
         with torch.backends.cudnn.flags(enabled=False):
             return layer(x, state)

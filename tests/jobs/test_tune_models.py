@@ -38,7 +38,8 @@ def job(*arguments: str, engine: str = "local") -> int:
 def stored(folder: Path) -> list[FrozenTrial]:
     place = folder / "out" / "sweep" / "study.db"
     with closing(sqlite3.connect(place)) as database:  # to open a storage is to make its tables, which the job may be doing
-        if not database.execute("select count(*) from sqlite_master where name = 'alembic_version'").fetchone()[0]:
+        tables = {name for (name,) in database.execute("select name from sqlite_master")}
+        if "alembic_version" not in tables or not database.execute("select count(*) from alembic_version").fetchone()[0]:
             return []
     storage = f"sqlite:///{place}"
     (name,) = optuna.get_all_study_names(storage)

@@ -65,8 +65,8 @@ def random_candles(seed: int, bars: int) -> pd.DataFrame:
     )
 
 
-def drawn_ensemble(num_features: int) -> Ensemble:
-    torch.manual_seed(5)
+def drawn_ensemble(num_features: int, seed: int = 5) -> Ensemble:
+    torch.manual_seed(seed)
     shapes = {"num_features": num_features, "num_assets": len(SYMBOLS), "hidden_size": 8, "num_heads": 2, "lookback": CONTEXT}
     members = [build_forecaster(ForecasterConfig(architecture=name, **shapes)) for name in ("tft", "tcn")]
     shift = np.tile([-0.1, 0.0, 0.1], (3, 1))
@@ -100,12 +100,12 @@ def risen(frame: pd.DataFrame, bars: int) -> pd.DataFrame:
     return frame.assign(**{name: frame[name] * factor for name in prices})
 
 
-def drawn_bundle(panel: Panel, features: FeaturePanel, config: dict[str, Any], train_bars: int) -> Bundle:
-    """Return a bundle with drawn weights and a scaler that is fitted on the panel's first bars."""
+def drawn_bundle(panel: Panel, features: FeaturePanel, config: dict[str, Any], train_bars: int, seed: int = 5) -> Bundle:
+    """Return a bundle with weights drawn from a seed and a scaler that is fitted on the panel's first bars."""
     engineer = AdvancedFeatureEngineer(config)
     span = (panel.timestamps[0], panel.timestamps[train_bars])
     return Bundle(
-        ensemble=drawn_ensemble(len(features.names)),
+        ensemble=drawn_ensemble(len(features.names), seed),
         symbols=panel.symbols,
         timeframe="1h",
         context_bars=CONTEXT,

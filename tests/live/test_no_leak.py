@@ -78,7 +78,7 @@ def features(panel: Panel) -> FeaturePanel:
 
 @pytest.fixture(scope="module")
 def bundle(panel: Panel, features: FeaturePanel) -> Bundle:
-    return drawn_bundle(panel, features, CONFIG, BAR - 40)
+    return drawn_bundle(panel, features, CONFIG, BAR - 40, seed=10)  # which buys and sells about as often
 
 
 def test_features_of_every_category(panel: Panel, moved: Panel, features: FeaturePanel) -> None:
