@@ -1,12 +1,15 @@
 """Clients that ask a served model, in closed loops and at a given rate, and what they saw."""
 
 import asyncio
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-import httpx
 import numpy as np
+import uvloop
+
+from benchmarks.http_pool import Pool
 
 __all__ = ["Seen", "ask", "send"]
 
@@ -19,6 +22,7 @@ class Seen:
 
     Attributes:
         seconds: For how long they asked.
+        cpu_seconds: What the clients themselves took of the machine meanwhile.
         accepted: Latency of each answered request, seconds.
         refused: Latency of each 503, seconds.
         failed: Other answers and lost connections.
@@ -26,6 +30,7 @@ class Seen:
     """
 
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     accepted: list[float] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
     failed: int = 0
@@ -35,6 +40,11 @@ class Seen:
     def rate(self) -> float:
         """Accepted requests per second."""
         return len(self.accepted) / self.seconds
+
+    @property
+    def cores(self) -> float:
+        """Cores that the clients kept busy."""
+        return self.cpu_seconds / self.seconds
 
     def quantile_ms(self, level: float) -> float:
         """Quantile of the accepted latencies."""
@@ -50,26 +60,24 @@ def ask(address: str, clients: int, seconds: float, symbols: Sequence[str]) -> S
         seconds: For how long.
         symbols: Taken in turn.
     """
-    return asyncio.run(_ask(address, clients, seconds, symbols))
 
-
-async def _ask(address: str, clients: int, seconds: float, symbols: Sequence[str]) -> Seen:
-    seen = Seen()
-    async with _http(address, clients) as http:
+    async def in_loops(once: Once) -> None:
         began = time.perf_counter()
 
         async def client(number: int) -> None:
             while time.perf_counter() - began < seconds:
-                await _once(http, symbols[number % len(symbols)], seen)
+                await once(number)
                 number += clients
 
         await asyncio.gather(*(client(number) for number in range(clients)))
-        seen.seconds = time.perf_counter() - began
-    return seen
+
+    return _seen(address, symbols, in_loops)
 
 
 def send(address: str, rate: float, seconds: float, symbols: Sequence[str]) -> Seen:
     """Send requests at a steady rate, whether or not the ones before are answered.
+
+    A request counts from the instant it was due: where the clients themselves fall behind, it shows.
 
     Args:
         address: Of the service.
@@ -77,38 +85,54 @@ def send(address: str, rate: float, seconds: float, symbols: Sequence[str]) -> S
         seconds: For how long.
         symbols: Taken in turn.
     """
-    return asyncio.run(_send(address, rate, seconds, symbols))
 
-
-async def _send(address: str, rate: float, seconds: float, symbols: Sequence[str]) -> Seen:
-    seen, tasks = Seen(), []
-    async with _http(address, 1000) as http:
+    async def steadily(once: Once) -> None:
         began = time.perf_counter()
+        tasks = []
         for number in range(max(1, int(rate * seconds))):
-            await asyncio.sleep(max(0.0, began + number / rate - time.perf_counter()))
-            tasks.append(asyncio.create_task(_once(http, symbols[number % len(symbols)], seen)))
+            due = began + number / rate
+            if (left := due - time.perf_counter()) > 0:
+                await asyncio.sleep(left)
+            tasks.append(asyncio.create_task(once(number, due)))
         await asyncio.gather(*tasks)
-        seen.seconds = time.perf_counter() - began
+
+    return _seen(address, symbols, steadily)
+
+
+class Once:
+    """Ask once and note what came back."""
+
+    def __init__(self, pool: Pool, symbols: Sequence[str], seen: Seen) -> None:
+        self._pool, self._seen = pool, seen
+        self._bodies = [json.dumps({"symbols": [symbol]}).encode() for symbol in symbols]
+
+    async def __call__(self, number: int, due: float | None = None) -> None:
+        """Ask for the symbol whose turn it is; the latency counts from `due`, from now where None."""
+        sent, seen = due or time.perf_counter(), self._seen
+        try:
+            answer = await self._pool.post("/v1/signals", self._bodies[number % len(self._bodies)], TIMEOUT_SECONDS)
+        except OSError:
+            seen.failed += 1
+            return
+        taken = time.perf_counter() - sent
+        if answer.status == 200:
+            seen.accepted.append(taken)
+        elif answer.status == 503:
+            seen.refused.append(taken)
+            seen.unpromised += b"retry-after" not in answer.headers
+        else:
+            seen.failed += 1
+
+
+def _seen(address: str, symbols: Sequence[str], load: Callable[[Once], Awaitable[None]]) -> Seen:
+    seen = Seen()
+
+    async def run() -> None:
+        pool = Pool(address)
+        began, cpu = time.perf_counter(), time.process_time()
+        await load(Once(pool, symbols, seen))
+        seen.seconds, seen.cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
+        pool.close()
+
+    uvloop.run(run())
     return seen
-
-
-def _http(address: str, connections: int) -> httpx.AsyncClient:
-    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-    return httpx.AsyncClient(base_url=address, timeout=TIMEOUT_SECONDS, limits=limits)
-
-
-async def _once(http: httpx.AsyncClient, symbol: str, seen: Seen) -> None:
-    sent = time.perf_counter()
-    try:
-        answer = await http.post("/v1/signals", json={"symbols": [symbol]})
-    except httpx.TransportError:
-        seen.failed += 1
-        return
-    taken = time.perf_counter() - sent
-    if answer.status_code == 200:
-        seen.accepted.append(taken)
-    elif answer.status_code == 503:
-        seen.refused.append(taken)
-        seen.unpromised += "retry-after" not in answer.headers
-    else:
-        seen.failed += 1

@@ -18,6 +18,9 @@ from typing import Any
 import httpx
 import yaml
 
+from serve.door import node_environment
+from serve.settings import MAX_ONGOING
+
 __all__ = ["Service", "service"]
 
 READY_SECONDS = 240.0
@@ -54,7 +57,10 @@ class Service:
 
 @contextmanager
 def service(
-    folder: Path, arguments: Mapping[str, Any], deployments: Mapping[str, Mapping[str, Any]] | None = None
+    folder: Path,
+    arguments: Mapping[str, Any],
+    deployments: Mapping[str, Mapping[str, Any]] | None = None,
+    max_ongoing: int = MAX_ONGOING,
 ) -> Iterator[Service]:
     """Run the application for the length of a `with` block.
 
@@ -62,6 +68,7 @@ def service(
         folder: For the config file and the service's state.
         arguments: Settings of the application, see `serve.settings.AppArgs`.
         deployments: Name -> settings that differ from the code's.
+        max_ongoing: Requests in work, at the proxy and at the ingress replica.
     """
     folder.mkdir(parents=True, exist_ok=True)
     port = _free_port()
@@ -69,23 +76,23 @@ def service(
         "name": "cryptoml",
         "import_path": "serve.app:build",
         "route_prefix": "/",
-        "args": {"state": str(folder / "state"), **arguments},
+        "args": {"state": str(folder / "state"), "limits": {"max_ongoing": max_ongoing}, **arguments},
         "deployments": [{"name": name, **settings} for name, settings in (deployments or {}).items()],
     }
     config = folder / "config.yaml"
     http, logging = {"host": "127.0.0.1", "port": port}, {"enable_access_log": False}  # as the config files have it
     config.write_text(yaml.safe_dump({"http_options": http, "logging_config": logging, "applications": [application]}))
-    with _running(config) as process:
+    with _running(config, node_environment(max_ongoing)) as process:
         address = f"http://127.0.0.1:{port}"
         _wait_until_ready(address, process, config.with_suffix(".log"))
         yield Service(address, process.pid)
 
 
 @contextmanager
-def _running(config: Path) -> Iterator[subprocess.Popen]:
+def _running(config: Path, more: Mapping[str, str]) -> Iterator[subprocess.Popen]:
     folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))  # Ray's sockets want a short path
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    environment |= {"RAY_TMPDIR": str(folder), "PYTHONPATH": os.getcwd()}
+    environment |= {"RAY_TMPDIR": str(folder), "PYTHONPATH": os.getcwd(), **more}
     command = [str(Path(sys.executable).with_name("serve")), "run", str(config)]
     with config.with_suffix(".log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)

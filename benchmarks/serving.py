@@ -37,6 +37,8 @@ ANEW = {"remember": False}
 MINUTES = 30
 WARM_UP = 10
 OVERLOAD = 3.0
+CLIENTS = 16
+"""Clients of a service that takes no more requests at once, before it is overloaded."""
 RECOVERY_SECONDS = 5.0
 
 
@@ -133,10 +135,10 @@ def measure_overload(arguments: ServingArguments, folder: Path) -> list[Bar]:
     """Send what the service can take, then three times as much, then little."""
     bundle, frames = save_served_bundle(folder / "model", arguments.assets), frames_until_now(arguments.assets)
     symbols = list(frames)
-    with service(folder / "overload", {"bundle": str(bundle), "batching": ANEW, "limits": {"max_ongoing": 16}}) as running:
+    with service(folder / "overload", {"bundle": str(bundle), "batching": ANEW}, max_ongoing=CLIENTS) as running:
         _fill(running, frames)
-        ask(running.address, 16, 2.0, symbols)
-        before = ask(running.address, 16, arguments.seconds, symbols)
+        ask(running.address, CLIENTS, 2.0, symbols)
+        before = ask(running.address, CLIENTS, arguments.seconds, symbols)
         flood = send(running.address, OVERLOAD * before.rate, arguments.seconds, symbols)
         recovery = _recovery_seconds(running, symbols)
     refused = np.quantile(flood.refused, 0.99) * 1e3 if flood.refused else float("nan")

@@ -5,11 +5,12 @@ from http import HTTPStatus
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.headers import SecurityHeaders
 from serve.problems import ModelUnavailableError, problem
 
 __all__ = ["Admission", "BodyLimit", "TokenBuckets"]
 
-_UNCOUNTED = ("/healthz", "/readyz", "/v1/events")
+_UNCOUNTED = ("/healthz", "/readyz", "/v1/events", "/-/healthz", "/-/routes")
 
 
 class BodyLimit:
@@ -44,12 +45,17 @@ class BodyLimit:
 
 
 class Admission:
-    """ASGI middleware that answers 503 at once while `max_ongoing` requests are in work; health and streams do not count."""
+    """ASGI middleware that answers 503 at once while `max_ongoing` requests are in work; health and streams do not count.
+
+    The answer is made once: under overload it is given hundreds of times a second.
+    """
 
     def __init__(self, app: ASGIApp, max_ongoing: int) -> None:
         self._app = app
         self._max_ongoing = max_ongoing
         self._ongoing = 0
+        detail = f"{max_ongoing} requests are in work; send this one again later"
+        self._refusal = SecurityHeaders(problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, ModelUnavailableError.headers))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, counted, or refuse it."""
@@ -57,8 +63,7 @@ class Admission:
             await self._app(scope, receive, send)
             return
         if self._ongoing >= self._max_ongoing:
-            detail = f"{self._max_ongoing} requests are in work; send this one again later"
-            await problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, ModelUnavailableError.headers)(scope, receive, send)
+            await self._refusal(scope, receive, send)
             return
         self._ongoing += 1
         try:

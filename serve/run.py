@@ -19,9 +19,10 @@ from cryptoml.distributed.cluster import cluster
 from cryptoml.errors import ConfigError, CryptomlError
 from serve.access import ENVIRONMENT
 from serve.app import AppArgs, build
+from serve.door import node_environment
 from serve.keys import read_keys
 from serve.model_source import newest_bundle
-from serve.settings import Batching, Limits
+from serve.settings import MAX_ONGOING, Batching, Limits
 
 __all__ = ["RunArgs", "main"]
 
@@ -43,7 +44,7 @@ class RunArgs(BaseModel):
     port: int = Field(8000, ge=1, le=65535)
     tls_key: Path | None = Field(None, description="PEM file of the private key; with tls_certificate the service speaks TLS")
     tls_certificate: Path | None = Field(None, description="PEM file of the certificate")
-    max_ongoing: int = Field(64, ge=1, description="Requests in work; more are answered 503")
+    max_ongoing: int = Field(MAX_ONGOING, ge=1, description="Requests in work; more are answered 503")
     batch_size: int = Field(32, ge=1, description="Requests answered from one forecast")
     cpus: int | None = Field(None, ge=1, description="Logical CPUs of the private cluster; all of this machine where absent")
 
@@ -57,6 +58,7 @@ def main(args: RunArgs) -> None:
     """
     settings = _settings(args)
     app = build(settings)
+    os.environ.update(node_environment(args.max_ongoing))  # before Ray starts, whose processes inherit it
     with cluster(num_cpus=args.cpus), _interruptible():
         serve.start(http_options=_listening(args), logging_config=_LOGGING)
         serve.run(app, name="cryptoml", logging_config=_LOGGING)

@@ -5,7 +5,10 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["AppArgs", "Batching", "Limits"]
+__all__ = ["MAX_ONGOING", "AppArgs", "Batching", "Limits"]
+
+MAX_ONGOING = 48
+"""Requests in work that take no more than twice the time of 32 at once, the load at which batches are full."""
 
 
 class Limits(BaseModel):
@@ -16,7 +19,7 @@ class Limits(BaseModel):
     body_bytes: int = Field(64 * 1024 * 1024, ge=1024, description="Largest body")
     requests_per_second: float = Field(200.0, gt=0, description="Steady rate of a key, on each ingress replica")
     burst: int = Field(400, ge=1, description="Requests of a key at once, on each ingress replica")
-    max_ongoing: int = Field(64, ge=1, description="Requests in work on each ingress replica; more are answered 503")
+    max_ongoing: int = Field(MAX_ONGOING, ge=1, description="Requests in work on each ingress replica; more are answered 503")
     streams: int = Field(64, ge=1, description="Open event streams on each ingress replica")
     clock_skew_seconds: float = Field(2.0, ge=0, description="How far a caller's clock may be ahead of the service's")
 

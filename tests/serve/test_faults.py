@@ -21,6 +21,7 @@ from cryptoml.live.client import ServiceClient
 from cryptoml.live.predictor import Predictor
 from cryptoml.models.registry import Registry
 from serve.app import AppArgs, build
+from serve.door import node_environment
 from tests.serve.test_run import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -64,6 +65,8 @@ def served(today: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        for name, value in node_environment().items():
+            patch.setenv(name, value)
         ray.init(
             address="local",
             num_cpus=2,

@@ -1,0 +1,35 @@
+"""What every node of a service must know before Ray starts on it: how its proxy refuses, and how its replicas talk.
+
+Serve asks the function that `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH` names for middleware of its proxies. A request refused
+there costs its parsing; without it a replica of the ingress refuses, which takes about ten times as long. Replicas call each
+other by gRPC on one event loop each (Serve's settings for throughput), which costs two thirds of a call as an actor.
+`serve.run` and the image set all of it.
+"""
+
+import os
+from collections.abc import Mapping
+
+from starlette.middleware import Middleware
+
+from serve.limits import Admission
+from serve.settings import MAX_ONGOING
+
+__all__ = ["at_the_door", "node_environment"]
+
+_CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
+_MAX_ONGOING = "CRYPTOML_PROXY_MAX_ONGOING"
+_THROUGHPUT = {
+    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+}
+
+
+def node_environment(max_ongoing: int = MAX_ONGOING) -> Mapping[str, str]:
+    """Return what the environment of a node must hold, whose proxy is to have at most so many requests in work."""
+    return {_CALLBACK: "serve.door.at_the_door", _MAX_ONGOING: str(max_ongoing), **_THROUGHPUT}
+
+
+def at_the_door() -> list[Middleware]:
+    """Return the middleware of a proxy; called by Serve."""
+    return [Middleware(Admission, max_ongoing=int(os.environ.get(_MAX_ONGOING, MAX_ONGOING)))]
