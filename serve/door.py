@@ -10,11 +10,13 @@ import os
 from collections.abc import Mapping
 
 from starlette.middleware import Middleware
+from starlette.types import ASGIApp
 
 from serve.limits import Admission
+from serve.metrics import keep_reporting, set_refused
 from serve.settings import MAX_ONGOING
 
-__all__ = ["at_the_door", "node_environment"]
+__all__ = ["Door", "at_the_door", "node_environment"]
 
 _CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 _MAX_ONGOING = "CRYPTOML_PROXY_MAX_ONGOING"
@@ -30,6 +32,17 @@ def node_environment(max_ongoing: int = MAX_ONGOING) -> Mapping[str, str]:
     return {_CALLBACK: "serve.door.at_the_door", _MAX_ONGOING: str(max_ongoing), **_THROUGHPUT}
 
 
+class Door(Admission):
+    """Admission at a proxy, which tells Prometheus how many it refused: they reach nobody else who counts."""
+
+    def __init__(self, app: ASGIApp, max_ongoing: int) -> None:
+        super().__init__(app, max_ongoing)
+        keep_reporting(self._report)
+
+    def _report(self) -> None:
+        set_refused(self.refused)
+
+
 def at_the_door() -> list[Middleware]:
     """Return the middleware of a proxy; called by Serve."""
-    return [Middleware(Admission, max_ongoing=int(os.environ.get(_MAX_ONGOING, MAX_ONGOING)))]
+    return [Middleware(Door, max_ongoing=int(os.environ.get(_MAX_ONGOING, MAX_ONGOING)))]

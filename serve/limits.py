@@ -48,12 +48,15 @@ class Admission:
     """ASGI middleware that answers 503 at once while `max_ongoing` requests are in work; health and streams do not count.
 
     The answer is made once: under overload it is given hundreds of times a second.
+
+    Attributes:
+        refused: How many requests were refused so far.
     """
 
     def __init__(self, app: ASGIApp, max_ongoing: int) -> None:
         self._app = app
         self._max_ongoing = max_ongoing
-        self._ongoing = 0
+        self._ongoing = self.refused = 0
         detail = f"{max_ongoing} requests are in work; send this one again later"
         self._refusal = SecurityHeaders(problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, ModelUnavailableError.headers))
 
@@ -63,6 +66,7 @@ class Admission:
             await self._app(scope, receive, send)
             return
         if self._ongoing >= self._max_ongoing:
+            self.refused += 1
             await self._refusal(scope, receive, send)
             return
         self._ongoing += 1

@@ -9,7 +9,7 @@ from weakref import WeakMethod
 
 from ray.serve.metrics import Counter, Gauge, Histogram
 
-__all__ = ["count_adaptation", "keep_reporting", "observe_answer", "observe_batch", "set_data_age", "set_drift"]
+__all__ = ["count_adaptation", "keep_reporting", "observe_answer", "observe_batch", "set_data_age", "set_drift", "set_refused"]
 
 _LOG = logging.getLogger(__name__)
 REPORT_SECONDS = 5.0
@@ -72,6 +72,11 @@ def keep_reporting(report: Callable[[], None]) -> None:
             time.sleep(REPORT_SECONDS)
 
     threading.Thread(target=run, name="gauges", daemon=True).start()
+
+
+def set_refused(number: int) -> None:
+    """Note how many requests a proxy refused since it started."""
+    _gauge("cryptoml_proxy_refused", "Requests refused at the proxy since it started").set(number)
 
 
 @cache

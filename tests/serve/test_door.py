@@ -2,13 +2,14 @@
 
 import asyncio
 import importlib
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from starlette.middleware import Middleware
 
-from serve.door import at_the_door, node_environment
+from serve.door import Door, at_the_door, node_environment
 from serve.limits import Admission
 
 
@@ -56,4 +57,10 @@ def test_a_proxy_finds_its_door_by_the_environment(monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv(name, value)
     (found,) = at_the_door()
     assert isinstance(found, Middleware)
-    assert (found.cls, found.kwargs) == (Admission, {"max_ongoing": 7})
+    assert (found.cls, found.kwargs) == (Door, {"max_ongoing": 7})
+
+
+def test_the_image_sets_the_environment() -> None:
+    image = (Path(__file__).parents[2] / "cluster" / "Dockerfile").read_text()
+    for name, value in node_environment().items():
+        assert f"{name}={value}" in image
