@@ -1,8 +1,8 @@
 """What every node of a service must know before Ray starts on it: how its proxy refuses, and how its replicas talk.
 
 Serve asks the function that `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH` names for middleware of its proxies. A request refused
-there costs its parsing; without it a replica of the ingress refuses, which takes about ten times as long. Replicas call each
-other by gRPC on one event loop each (Serve's settings for throughput), which costs two thirds of a call as an actor.
+there costs its parsing; without it a replica of the ingress refuses, which costs a call between processes. Replicas call each
+other by gRPC on one event loop each (Serve's settings for throughput).
 `serve.run` and the image set all of it.
 """
 
