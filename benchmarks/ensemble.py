@@ -37,6 +37,7 @@ from cryptoml.training.member import FittedMember, FoldData, MemberTask
 __all__ = ["Arguments", "main"]
 
 CORES = 2
+WATCH_SECONDS = 5.0  # reading the memory of a process takes a part of a core, which members side by side lack
 CANDLES = ("price", "volume", "volatility", "momentum")
 MEMBERS = (
     {"name": "tft", "architecture": "tft", "hidden_size": 16, "num_heads": 2, "variable_size": 4},
@@ -135,7 +136,7 @@ def _memory() -> Iterator[list[float]]:
     peaks = [0.0, 0.0]
 
     def watch() -> None:
-        while not stop.wait(0.5):
+        while not stop.wait(WATCH_SECONDS):
             peaks[0] = max([peaks[0], *(_private(process) for process in psutil.process_iter(["cmdline"]))])
             peaks[1] = max(peaks[1], before - _stored())
 

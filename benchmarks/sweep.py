@@ -118,7 +118,7 @@ def _problem(small: bool) -> Problem:
 
 def _quality(problem: Problem, seeds: int) -> list[Bar]:
     """Twice the trials with pruning against random search that runs each to its end."""
-    bars, ratios, gains = [], [], []
+    bars, ratios, gains, found = [], [], [], []
     for seed in range(seeds):
         plain, plain_seconds = problem.sweep(seed, sampler="random", pruner="none")
         pruned, pruned_seconds = problem.sweep(seed, num_trials=2 * problem.config.num_trials, pruner="asha")
@@ -126,14 +126,26 @@ def _quality(problem: Problem, seeds: int) -> list[Bar]:
         stopped = sum(trial.state == "PRUNED" for trial in pruned)
         ratios.append(pruned_seconds / plain_seconds)
         gains.append(best[1] - best[0])
-        note = f"{len(pruned)} trials, {stopped} pruned, {pruned_seconds:.0f} s; {len(plain)} random, {plain_seconds:.0f} s"
+        found.append(_found_after(pruned, pruned_seconds, best[1]) / plain_seconds)
+        note = (
+            f"{len(pruned)} trials, {stopped} pruned, {pruned_seconds:.0f} s, as good after {found[-1] * plain_seconds:.0f} s; "
+            f"{len(plain)} random, {plain_seconds:.0f} s"
+        )
         bars.append(Bar(f"seed {seed}: best loss {best[0]:.4f} with pruning, {best[1]:.4f} at random", gains[-1], note=note))
         bars.append(Bar(f"seed {seed}: trials at once", _most_at_once(plain), least=CORES, most=CORES, note="from their logs"))
     return [
         *bars,
         Bar("loss of random search less that with pruning, mean", float(np.mean(gains)), least=0.0),
+        Bar("wall time with pruning over random search, mean", float(np.mean(ratios))),
         Bar("wall time with pruning over random search, worst", max(ratios), most=1.0),
+        Bar("time until as good over that of random search, worst", max(found), most=1.0, note="inf: never"),
     ]
+
+
+def _found_after(trials: Sequence[SweepTrial], seconds: float, loss: float) -> float:
+    """Return how much of the sweep's wall time had passed when a trial had ended that is at least as good as a loss."""
+    ends = [trial.started + trial.seconds for trial in trials if trial.cost <= loss]
+    return seconds - (max(trial.started + trial.seconds for trial in trials) - min(ends)) if ends else np.inf
 
 
 def _overhead(problem: Problem) -> list[Bar]:

@@ -1,9 +1,10 @@
 """Successive halving that never waits: at each rung a trial goes on if it is among the best of all that came there so far.
 
-Li et al. 2020, "A system for massively parallel hyperparameter tuning", algorithm 2, with two changes. Optuna's own rounds the
-number that may go on down, which among few trials leaves but one; here it is rounded up. And a trial has to be among the best
+Li et al. 2020, "A system for massively parallel hyperparameter tuning", algorithm 2, with three changes. Optuna's own rounds the
+number that may go on down, which among few trials leaves but one; here it is rounded up. A trial has to be among the best
 of those that came to the rung lately as well: beside the first trials, which were drawn at random, almost all are good that a
-sampler proposes which has learned, and almost none would end.
+sampler proposes which has learned, and almost none would end. And no more trials go on from a later rung than would if all
+were halved in step: the first to come to a rung always pass there, so that each rung would let more than its share go on.
 """
 
 import math
@@ -17,6 +18,8 @@ __all__ = ["SuccessiveHalving"]
 
 LATELY = 3
 """So many times `reduction_factor` are the trials that came to a rung lately."""
+ALWAYS = 2
+"""So many best ones are never ended for their number."""
 
 
 class SuccessiveHalving(BasePruner):
@@ -36,8 +39,9 @@ class SuccessiveHalving(BasePruner):
         if step is None:
             return False
         before = max((earlier for earlier in trial.intermediate_values if earlier < step), default=-1)
-        own = trial.intermediate_values[step]
-        return any(before < rung <= step and self._is_behind(study, trial, own, rung) for rung in self._rungs(step))
+        others = [one for one in study.get_trials(deepcopy=False) if one.number != trial.number]
+        own, rungs = trial.intermediate_values[step], self._rungs(step)
+        return any(before < rung <= step and self._is_behind(others, own, rungs[: index + 1]) for index, rung in enumerate(rungs))
 
     def _rungs(self, last: int) -> list[int]:
         rungs = [self.grace]
@@ -45,15 +49,28 @@ class SuccessiveHalving(BasePruner):
             rungs.append(rungs[-1] * self.reduction_factor)
         return rungs
 
-    def _is_behind(self, study: Study, trial: FrozenTrial, own: float, rung: int) -> bool:
-        others = [one for one in study.get_trials(deepcopy=False) if one.number != trial.number]
-        reached = [value for one in others if (value := _value_at(one, rung)) is not None]
+    def _is_behind(self, others: Sequence[FrozenTrial], own: float, rungs: Sequence[int]) -> bool:
+        """Tell whether the others leave no place for a trial at the last of these rungs."""
+        reached = _values_at(others, rungs[-1])
         lately = reached[1 - LATELY * self.reduction_factor :]
-        return self._are_ahead(reached, own) or self._are_ahead(lately, own)
+        if _ahead(lately, own) >= self._share(len(lately) + 1):
+            return True
+        places = self._share(len(reached) + 1)
+        if len(rungs) > 1:
+            started = len(_values_at(others, rungs[0])) + 1
+            places = min(places, max(ALWAYS, started // self.reduction_factor ** len(rungs)))
+        return _ahead(reached, own) >= places
 
-    def _are_ahead(self, others: Sequence[float], own: float) -> bool:
-        """Tell whether so many of the others are better that no place is left among the best."""
-        return sum(value < own for value in others) >= math.ceil((len(others) + 1) / self.reduction_factor)
+    def _share(self, trials: int) -> int:
+        return math.ceil(trials / self.reduction_factor)
+
+
+def _ahead(others: Sequence[float], own: float) -> int:
+    return sum(value < own for value in others)
+
+
+def _values_at(trials: Sequence[FrozenTrial], rung: int) -> list[float]:
+    return [value for trial in trials if (value := _value_at(trial, rung)) is not None]
 
 
 def _value_at(trial: FrozenTrial, rung: int) -> float | None:

@@ -55,6 +55,13 @@ def test_beside_a_sampler_that_learns_one_in_so_many_goes_on_still() -> None:
     assert late[-3:] == [0, 1, 1]
 
 
+def test_a_later_rung_lets_on_no_more_than_halving_in_step_would() -> None:
+    """Of 18 trials 2 would go on from the second rung; each that comes there is better than most that came before."""
+    poor = [flat(10.0 + number, 3) for number in range(12)]
+    better = [flat(value, 9) for value in (1.0, 0.9, 0.8, 0.85, 0.87, 0.89)]
+    assert stopped_at(poor + better)[len(poor) :] == [0, 0, 0, 0, 3, 1]
+
+
 def test_the_best_of_all_always_goes_on() -> None:
     curves = [flat(value) for value in (5.0, 4.0, 3.0, 2.0, 1.0, 0.5, 0.4, 0.3, 0.2, 0.1)]
     assert stopped_at(curves) == [0] * 10
