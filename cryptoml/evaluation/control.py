@@ -6,6 +6,8 @@ them right or wrong more often than coin tosses, and alike for months, so the co
 averaged over some bars, fitted closely or hardly at all, each giving every asset the classes that the control gave it as often.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float32, Int
 from scipy.signal import lfilter
@@ -17,6 +19,8 @@ __all__ = ["NUM_DRAWS", "chance_hits"]
 
 NUM_DRAWS = 400
 NUM_CLASSES = 3
+BATCH = 32
+"""Models fitted at once: enough for the products to be limited by arithmetic, few enough for the memory of a laptop."""
 MAX_TRAIN_ROWS = 100_000
 AVERAGES = (0.0, 1 / 16, 1 / 4)
 """Half-lives of the features' averages as parts of the lookback; 0 leaves them as they are."""
@@ -54,14 +58,13 @@ def chance_hits(
         smooth = (_averaged(one, share * lookback) for one in features)
         parts = [(one[fold.train.bars][::stride].copy(), one[fold.test.bars].copy()) for one in smooth]
         known, asked = (np.stack(part) for part in zip(*parts, strict=True))
-        values, vectors = np.linalg.eigh(np.einsum("atf,atg->fg", known, known, optimize=True) / labels.size)
-        for draw in np.flatnonzero(drawn == choice):
-            order = rng.permutation(labels.shape[1])
-            penalty = np.exp(rng.uniform(*np.log(PENALTIES)))
-            moment = _moment(known, labels[:, order]) / labels.size
-            weights = vectors @ ((vectors.T @ moment) / (np.maximum(values, 0.0) + penalty)[:, None])
-            said = _of_the_same_mix(asked @ weights.astype(np.float32), answers)
-            hits[draw] = ((said == truth) & (said >= 0) & (truth >= 0)).sum()
+        solve = _solver(known, labels)
+        for draws in _batches(np.flatnonzero(drawn == choice)):
+            shuffles = [(rng.permutation(labels.shape[1]), np.exp(rng.uniform(*np.log(PENALTIES)))) for _ in draws]
+            scores = _scores(asked, solve(*(np.array(part) for part in zip(*shuffles, strict=True))))
+            for place, draw in enumerate(draws):
+                said = _of_the_same_mix(scores[:, :, place], answers)
+                hits[draw] = ((said == truth) & (said >= 0) & (truth >= 0)).sum()
     return hits
 
 
@@ -76,12 +79,40 @@ def _averaged(values: np.ndarray, halflife: float) -> Float32[np.ndarray, "time 
     return (smooth * (values.std(axis=0) / spread)).astype(np.float32)
 
 
-def _moment(known: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return `features.T @ (one-hot labels less their mean)` `[feature, class]`; rows without a label add nothing."""
+def _batches(draws: np.ndarray) -> list[np.ndarray]:
+    return [draws[start : start + BATCH] for start in range(0, len(draws), BATCH)]
+
+
+def _solver(
+    known: Float32[np.ndarray, "asset time feature"], labels: Int[np.ndarray, "asset time"]
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Return a function of orders `[draw, time]` and penalties `[draw]` that fits ridge regressions of the labels so ordered.
+
+    It returns weights `[feature, draw, class]`. All draws share one decomposition, and one product with the features.
+    """
+    rows = known.reshape(-1, known.shape[-1])
+    values, vectors = np.linalg.eigh((rows.T @ rows).astype(np.float64) / labels.size)
+    hot = _one_hot(labels)
+
+    def solve(orders: np.ndarray, penalties: np.ndarray) -> np.ndarray:
+        shuffled = hot[:, orders.T].reshape(len(rows), -1)
+        moments = (rows.T @ shuffled).astype(np.float64).reshape(-1, len(orders), NUM_CLASSES) / labels.size
+        turned = np.tensordot(vectors.T, moments, 1) / (np.maximum(values, 0.0)[:, None, None] + penalties[:, None])
+        return np.tensordot(vectors, turned, 1)
+
+    return solve
+
+
+def _one_hot(labels: Int[np.ndarray, "asset time"]) -> Float32[np.ndarray, "asset time class"]:
+    """Return classes less their mean; bars without a label add nothing."""
     labelled = labels >= 0
     hot = (labels[..., None] == np.arange(NUM_CLASSES)).astype(np.float32)
-    hot = np.where(labelled[..., None], hot - hot[labelled].mean(axis=0), np.float32(0))
-    return np.asarray(known.reshape(-1, known.shape[-1]).T @ hot.reshape(-1, NUM_CLASSES), dtype=np.float64)
+    return np.where(labelled[..., None], hot - hot[labelled].mean(axis=0), np.float32(0))
+
+
+def _scores(asked: Float32[np.ndarray, "asset test feature"], weights: np.ndarray) -> np.ndarray:
+    """Return scores `[asset, test, draw, class]`."""
+    return np.tensordot(asked, weights.astype(np.float32), 1)
 
 
 def _of_the_same_mix(scores: np.ndarray, answers: np.ndarray) -> np.ndarray:
@@ -91,7 +122,7 @@ def _of_the_same_mix(scores: np.ndarray, answers: np.ndarray) -> np.ndarray:
         free = np.flatnonzero(given >= 0)
         for label, lead in ((2, score[:, 2] - score[:, :2].max(axis=1)), (0, score[:, 0] - score[:, 1])):
             count = int((given == label).sum())
-            ranked = free[np.argsort(-lead[free], kind="stable")]
+            ranked = free[np.argpartition(-lead[free], count)] if 0 < count < len(free) else free
             row[ranked[:count]] = label
             free = ranked[count:]
     return said
