@@ -125,10 +125,12 @@ def measure_batching(arguments: ServingArguments, folder: Path) -> list[Bar]:
         _fill(running, frames)
         ask(running.address, 32, 2.0, list(frames))
         remembering = ask(running.address, 32, arguments.seconds, list(frames)).rate
+        alone = ask(running.address, 1, arguments.seconds, list(frames)).quantile_ms(0.5)
     note = f"{rates[1]:.0f}/s to {rates[32]:.0f}/s at concurrency 32"
     return [
         Bar("throughput with batches over batch size 1", rates[32] / rates[1], least=3.0, note=note),
         Bar("answers per second where forecasts are remembered", remembering),
+        Bar("one request where forecasts are remembered, p50 ms", alone),
     ]
 
 

@@ -5,7 +5,8 @@
 """
 
 from cryptoml.evaluation.report.content import Report, report_dict
-from cryptoml.evaluation.report.files import strict_json, write_report
+from cryptoml.evaluation.report.files import write_report
+from cryptoml.evaluation.report.strict import strict_json
 from cryptoml.evaluation.report.summary import summary_table
 
 __all__ = ["Report", "report_dict", "strict_json", "summary_table", "write_report"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cryptoml.evaluation.report.files import strict_json
+from cryptoml.evaluation.report.strict import strict_json
 
 __all__ = [
     "Cell",

@@ -10,9 +10,9 @@ from cryptoml.evaluation.comparison import MEASURES
 from cryptoml.evaluation.report import model_charts
 from cryptoml.evaluation.report.chart_parts import shown_name
 from cryptoml.evaluation.report.content import Report
-from cryptoml.evaluation.report.files import strict_json
 from cryptoml.evaluation.report.markup import card, cell, chart, number, pair, pairs_table, stack, table
 from cryptoml.evaluation.report.sections import difference_rows
+from cryptoml.evaluation.report.strict import strict_json
 
 __all__ = ["data_cards", "model_cards", "search_cards"]
 

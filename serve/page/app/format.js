@@ -1,5 +1,6 @@
 /** Numbers, instants and names as people read them. Absent values are a dash. */
 
+const NOTHING = 1e-6;
 const DASH = "–";
 const UNITS = { s: 1, m: 60, h: 3600, d: 86_400, w: 604_800 };
 
@@ -22,7 +23,8 @@ export function price(value, decimals = Math.min(10, Math.max(2, 3 - Math.floor(
 
 /** Return a number with so many significant digits. */
 export function figure(value, digits = 3) {
-  return isNumber(value) ? value.toLocaleString("en", { maximumSignificantDigits: digits }) : DASH;
+  if (!isNumber(value)) return DASH;
+  return Math.abs(value) < NOTHING ? "0" : value.toLocaleString("en", { maximumSignificantDigits: digits });
 }
 
 /** Return a fraction in basis points. */

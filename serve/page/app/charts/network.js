@@ -7,6 +7,7 @@ import { chartFrame } from "./frame.js";
 const MOST_LABELS = 60;
 const NARROW = 560;
 const [PULL, APART] = [0.55, 14];
+const [LETTER, NODE] = [9, 28];
 
 /**
  * Return a chart of a graph; `tell` gets the symbol under pointer or focus, or null.
@@ -18,7 +19,8 @@ export function networkChart(tell, open) {
     (width) => Math.min(620, Math.max(300, width * 0.95)),
     (svg, width, data) => {
       const height = Number(svg.getAttribute("height"));
-      const places = circle(data.symbols, width, height);
+      const named = namer(data.symbols, width);
+      const places = circle(data.symbols, named, width, height);
       const links = s(
         "g",
         { class: "links" },
@@ -28,7 +30,7 @@ export function networkChart(tell, open) {
         node(
           symbol,
           places.get(symbol),
-          { ...data, named: namer(data.symbols, width) },
+          { ...data, named },
           {
             tell: (found) => {
               light(svg, data, found);
@@ -46,9 +48,10 @@ export function networkChart(tell, open) {
   );
 }
 
-/** Return each symbol's place and angle. */
-function circle(symbols, width, height) {
-  const [beside, above] = symbols.length > MOST_LABELS ? [20, 20] : [width < NARROW ? 58 : 96, 48];
+/** Return each symbol's place and angle; names get room beside the circle where there are few enough to be shown. */
+function circle(symbols, named, width, height) {
+  const longest = Math.max(...symbols.map((symbol) => named(symbol).length));
+  const [beside, above] = symbols.length > MOST_LABELS ? [20, 20] : [NODE + LETTER * longest, 48];
   const radius = Math.max(60, Math.min(width / 2 - beside, height / 2 - above));
   return new Map(
     symbols.map((symbol, place) => {
