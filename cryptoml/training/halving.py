@@ -3,8 +3,9 @@
 Li et al. 2020, "A system for massively parallel hyperparameter tuning", algorithm 2, with three changes. Optuna's own rounds the
 number that may go on down, which among few trials leaves but one; here it is rounded up. A trial has to be among the best
 of those that came to the rung lately as well: beside the first trials, which were drawn at random, almost all are good that a
-sampler proposes which has learned, and almost none would end. And no more trials go on from a later rung than would if all
-were halved in step: the first to come to a rung always pass there, so that each rung would let more than its share go on.
+sampler proposes which has learned, and almost none would end. And from a later rung no more trials go on than would
+from the one after it if all were halved in step, and always the best one: those that come first, and those that beat all before
+them, pass anyway, so that each rung would let more than its share go on, at most of the cost of a trial.
 """
 
 import math
@@ -18,8 +19,6 @@ __all__ = ["SuccessiveHalving"]
 
 LATELY = 3
 """So many times `reduction_factor` are the trials that came to a rung lately."""
-ALWAYS = 2
-"""So many best ones are never ended for their number."""
 
 
 class SuccessiveHalving(BasePruner):
@@ -58,7 +57,7 @@ class SuccessiveHalving(BasePruner):
         places = self._share(len(reached) + 1)
         if len(rungs) > 1:
             started = len(_values_at(others, rungs[0])) + 1
-            places = min(places, max(ALWAYS, started // self.reduction_factor ** len(rungs)))
+            places = min(places, max(1, started // self.reduction_factor ** (len(rungs) + 1)))
         return _ahead(reached, own) >= places
 
     def _share(self, trials: int) -> int:
