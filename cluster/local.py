@@ -103,7 +103,9 @@ class LocalCluster:
         raise RuntimeError(f"a node did not come up; its log is {self.folder}/{name}.log")
 
     def _start_node(self, name: str, options: Sequence[str]) -> subprocess.Popen[bytes]:
-        """Start a node whose agent listens on a port of its own, as nodes of one machine must."""
+        """Start a node whose agent listens on a port of its own, as nodes of one machine must, ready to serve as in the image."""
+        from serve.door import node_environment  # Ray and Serve, which stopping and asking do without
+
         common = ["--node-ip-address=127.0.0.1", f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats"]
         command = [
             sys.executable,
@@ -115,6 +117,7 @@ class LocalCluster:
         ]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | self.environment
         del environment["RAY_ADDRESS"], environment["RAY_API_SERVER_ADDRESS"]
+        environment |= node_environment()
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
         with (self.folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
