@@ -2,8 +2,7 @@
 
 Serve asks the function that `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH` names for middleware of its proxies. A request refused
 there costs its parsing; without it a replica of the ingress refuses, which costs a call between processes. Replicas call each
-other by gRPC on one event loop each (Serve's settings for throughput).
-`serve.run` and the image set all of it.
+other by gRPC on one event loop each (Serve's settings for throughput). `serve.run`, `cluster.local` and the image set all of it.
 """
 
 import os
