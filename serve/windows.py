@@ -117,7 +117,7 @@ def judge(predictor: Predictor, kept: KeptBars, now: pd.Timestamp, symbols: Sequ
     The frames of the usable ones are empty: their bars are in `kept`.
     """
     order = tuple(predictor.symbols if symbols is None else symbols)
-    known, instant = set(predictor.symbols), now.value // 1_000
+    known, instant = set(predictor.trained), now.value // 1_000
     last_open: dict[str, pd.Timestamp] = {}
     refused: dict[str, tuple[Refusal, str]] = {}
     for symbol in order:

@@ -1,6 +1,6 @@
 """Candles in the forms that a user of pandas has them in, as one tidy frame per symbol."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from cryptoml.data.sources.columns import CANDLE_ALIASES, canonical_columns, ren
 from cryptoml.data.sources.file_names import SUFFIXES
 from cryptoml.data.sources.raw_files import read_raw
 from cryptoml.data.validation import HealthSummary, check_candles
-from cryptoml.data.validation.timestamps import infer_timeframe, stamp_column
+from cryptoml.data.validation.timestamps import infer_timeframe, stamp_column, to_utc
 from cryptoml.errors import ConfigError, DataError
 from cryptoml.features.public_inputs import REQUIRED
 
@@ -24,12 +24,14 @@ __all__ = ["has_symbols", "market_of", "split_symbols", "tidy_candles", "tidy_fr
 def tidy_candles(frame: pd.DataFrame, symbol: str, assume_timezone: str | None = None) -> pd.DataFrame:
     """Return a frame with a UTC `timestamp` column and the candle columns under our names, from any common spelling.
 
+    A `DatetimeIndex` holds the instants; so does another index where no column does, unless it only counts rows.
+
     Raises:
         DataError: It is no frame, a column is missing, or instants carry no timezone and none is assumed.
     """
     if not isinstance(frame, pd.DataFrame):
         raise DataError(f"candles of {symbol} must be a DataFrame, was {type(frame).__name__}")
-    if isinstance(frame.index, pd.DatetimeIndex):
+    if _index_is_stamps(frame, assume_timezone):
         frame = frame.assign(open_time=frame.index).reset_index(drop=True)
     tidy = renamed(frame, CANDLE_ALIASES).drop(columns=["symbol", "timeframe"], errors="ignore")
     missing = [name for name in ("timestamp", *REQUIRED) if name not in tidy]
@@ -45,13 +47,7 @@ def tidy_frames(frames: Mapping[str, pd.DataFrame], assume_timezone: str | None 
     Raises:
         DataError: As `tidy_candles`, or a symbol is there twice.
     """
-    tidy: dict[str, pd.DataFrame] = {}
-    for given, frame in frames.items():
-        name = normalise_symbol(given)
-        if name in tidy:
-            raise DataError(f"candles hold {name} twice, the second time as {given!r}")
-        tidy[name] = tidy_candles(frame, name, assume_timezone)
-    return tidy
+    return {name: tidy_candles(frame, name, assume_timezone) for name, frame in _by_name(frames.items()).items()}
 
 
 def has_symbols(data: pd.DataFrame) -> bool:
@@ -68,12 +64,12 @@ def split_symbols(data: Any, symbols: Sequence[str] = ()) -> dict[str, pd.DataFr
         symbols: Which to take; all where empty.
 
     Raises:
-        DataError: A symbol is wanted and not there, or nothing says whose candles these are.
+        DataError: A symbol is wanted and not there, or there twice, or nothing says whose candles these, or those of a row, are.
     """
     if isinstance(data, Panel):
         frames = {symbol: data.frame(symbol) for symbol in data.symbols}
     elif isinstance(data, Mapping):
-        frames = {normalise_symbol(name): frame for name, frame in data.items()}
+        frames = _by_name(data.items())
     elif isinstance(data, pd.DataFrame):
         frames = _split_frame(data, symbols)
     else:
@@ -97,7 +93,7 @@ def market_of(
         assume_timezone: Zone of timestamps that carry none.
 
     Raises:
-        DataError: Nothing there can be used.
+        DataError: As `split_symbols` and `tidy_candles`, or nothing there can be used.
     """
     if isinstance(data, str | Path):
         return _market_at(data, symbols, timeframe, assume_timezone)
@@ -113,10 +109,34 @@ def market_of(
     return Market(panel, health, "historical data")
 
 
+def _by_name(frames: Iterable[tuple[str, pd.DataFrame]]) -> dict[str, pd.DataFrame]:
+    named: dict[str, pd.DataFrame] = {}
+    for given, frame in frames:
+        name = normalise_symbol(given)
+        if name in named:
+            raise DataError(f"candles hold {name} twice, the second time as {given!r}")
+        named[name] = frame
+    return named
+
+
+def _index_is_stamps(frame: pd.DataFrame, assume_timezone: str | None) -> bool:
+    if isinstance(frame.index, pd.DatetimeIndex):
+        return True
+    named = canonical_columns(frame.columns, {"timestamp": CANDLE_ALIASES["timestamp"]})
+    if named or isinstance(frame.index, pd.MultiIndex):
+        return False
+    stamps = to_utc(pd.Series(frame.index), source="candles", column="index", assume_timezone=assume_timezone)
+    return bool(stamps.notna().any())
+
+
 def _split_frame(data: pd.DataFrame, symbols: Sequence[str]) -> dict[str, pd.DataFrame]:
     column = canonical_columns(data.columns, {"symbol": CANDLE_ALIASES["symbol"]}).get("symbol")
     if column is not None:
-        return {normalise_symbol(str(name)): rows for name, rows in data.groupby(data[column], sort=False)}
+        unnamed = data[column].isna().to_numpy()
+        if unnamed.any():
+            row = int(unnamed.argmax())
+            raise DataError(f"column {column!r} must name a symbol, row {row} was {data[column].iloc[row]}")
+        return _by_name((str(name), rows) for name, rows in data.groupby(data[column], sort=False, observed=True))
     if len(symbols) != 1:
         raise DataError(
             f"candles of {len(symbols) or 'unknown'} symbols need a column 'symbol', columns were {list(data.columns)}; "

@@ -99,10 +99,11 @@ class CryptomlStrategy(IStrategy):
     def populate_indicators(self, dataframe: pd.DataFrame, metadata: dict[str, Any]) -> pd.DataFrame:
         """Add a `cryptoml_` column for everything that is forecast and decided at each bar."""
         symbol = normalise_symbol(metadata["pair"])
-        others = {name: _candles(self._informative(pair)) for name, pair in self._pairs().items() if name != symbol}
+        others = {name: self._informative(pair) for name, pair in self._pairs().items() if name != symbol}
+        known = {name: _candles(frame) for name, frame in others.items() if len(frame)} | {symbol: _candles(dataframe)}
         running = self.config["runmode"].value in ("live", "dry_run")
         newest = self.cryptoml_source.holding_bars if running else None
-        table = self.cryptoml_source.signals(symbol, others | {symbol: _candles(dataframe)}, newest)
+        table = self.cryptoml_source.signals(symbol, known, newest)
         added = dataframe.join(table.add_prefix(PREFIX), on="date")
         return added.fillna({f"{PREFIX}action": "HOLD", f"{PREFIX}position_size": 0.0, f"{PREFIX}market_regime": "UNKNOWN"})
 

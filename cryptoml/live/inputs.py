@@ -13,6 +13,7 @@ from cryptoml.features.scaling import FeatureScaler
 from cryptoml.features.targets import TargetConfig, causal_volatility
 from cryptoml.live.intake import Intake
 from cryptoml.models.bundle import Bundle
+from cryptoml.models.history import history_bars
 
 __all__ = ["ModelInputs", "Question"]
 
@@ -53,8 +54,7 @@ class ModelInputs:
         self.engineer = AdvancedFeatureEngineer(dict(bundle.feature_config))
         self.targets = TargetConfig.model_validate(bundle.target_config)
         self.context_bars = bundle.context_bars
-        reach = max(bundle.feature_lookbacks) + bundle.context_bars - 1
-        self.history_bars = max(reach, self.targets.sigma_window_bars)
+        self.history_bars = history_bars(bundle.feature_lookbacks, bundle.context_bars, self.targets.sigma_window_bars)
         self._scaler = FeatureScaler.from_arrays(bundle.scaler)
         self._names = bundle.feature_names
 

@@ -80,7 +80,8 @@ def admit(frames: Mapping[str, pd.DataFrame], needs: Requirements, now: pd.Times
     """Check each symbol's candles; bars that are not closed at `now` (newest close where None) are left out.
 
     Raises:
-        DataError: No symbol, one symbol twice, a missing column, naive timestamps, another timeframe, or bars of the future.
+        DataError: No symbol, one symbol twice, a missing column, naive timestamps, another timeframe, or bars of the future:
+            after `now`, or where that is None, after a hole and the present.
     """
     named = _normalised(frames)
     checks = {
@@ -144,8 +145,21 @@ def _spelled(symbol: str) -> str:
 
 
 def _newest_close(checks: Mapping[str, CandleCheck], needs: Requirements) -> pd.Timestamp:
-    opens = [check.good["timestamp"].iloc[-1] for check in checks.values() if len(check.good)]
-    return max(opens, default=pd.Timestamp(0, tz="UTC")) + needs.step
+    """Return the close of the newest bar of all, good or bad."""
+    newest = pd.Timestamp(0, tz="UTC")
+    for symbol, check in checks.items():
+        stamps = pd.concat([check.good["timestamp"], check.quarantine["timestamp"]]).dropna().sort_values()
+        _refuse_leap(symbol, stamps, needs)
+        newest = max(newest, stamps.max()) if len(stamps) else newest
+    return newest + needs.step
+
+
+def _refuse_leap(symbol: str, stamps: pd.Series, needs: Requirements) -> None:
+    """Refuse bars that leave out some before them and lie in the future: an error of the feed, not a simulation."""
+    present = pd.Timestamp.now(tz="UTC")
+    ahead = int((stamps > present).sum())
+    if 0 < ahead < len(stamps) and stamps.iloc[-ahead] - stamps.iloc[-ahead - 1] > needs.step:
+        raise DataError(f"timestamp of {symbol} reaches {stamps.iloc[-1]}, which is after the present, {present:%Y-%m-%d %H:%M}")
 
 
 def _closed(good: pd.DataFrame, symbol: str, needs: Requirements, now: pd.Timestamp) -> pd.DataFrame:

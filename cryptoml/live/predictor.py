@@ -22,6 +22,7 @@ from cryptoml.models.adapter import ForecastAdapter
 from cryptoml.models.bundle import Bundle, load_bundle
 from cryptoml.models.ensemble import Predictions
 from cryptoml.models.forecaster import Forecast
+from cryptoml.models.history import forget, young_bars
 from cryptoml.trading.config import TradingConfig
 from cryptoml.trading.signals import Signals, decide
 from cryptoml.training.adaptation import AdaptationConfig, Weighted, adapt, build_learner, support_set
@@ -69,8 +70,13 @@ class Predictor:
 
     @property
     def symbols(self) -> tuple[str, ...]:
-        """Symbols that the model was trained on, in its order."""
+        """Symbols on the model's asset axis, in its order."""
         return self._bundle.symbols
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Those of `symbols` that the model was trained on; the others are refused."""
+        return tuple(one for one in self.symbols if one not in self._bundle.untrained)
 
     @property
     def timeframe(self) -> str:
@@ -101,6 +107,11 @@ class Predictor:
     def num_parameters(self) -> int:
         """Numbers that the models have learned."""
         return sum(one.numel() for member in self._bundle.ensemble.members for one in member.parameters())
+
+    @property
+    def known_until(self) -> pd.Timestamp | None:
+        """Open of the last bar that the model learned from, labels included; None where the bundle does not say."""
+        return pd.Timestamp(self._bundle.known_until) if self._bundle.known_until else None
 
     @property
     def version(self) -> str:
@@ -151,7 +162,7 @@ class Predictor:
         now: Any = None,
     ) -> Question:
         """Return what the members are asked about these candles; arguments and errors as for `predict`."""
-        intake = admit(frames, self.needs, _instant(now))
+        intake = admit(frames, replace(self.needs, symbols=self.trained), _instant(now))
         if not intake.usable:
             return self.nothing_asked(intake)
         panel, origins = live_panel(intake, self.needs, tables), self.needs.max_age_bars + 1
@@ -216,7 +227,7 @@ class Predictor:
         if bars < 1:
             raise DataError(f"bars must be at least 1, was {bars}")
         needs = replace(self.needs, more_bars=bars)
-        intake = admit(frames, needs, _instant(now))
+        intake = admit(frames, replace(needs, symbols=self.trained), _instant(now))
         taught = intake.chosen(symbols)
         panel = live_panel(intake, needs, tables)
         predictions, x, y = self._observed(panel, bars, taught)
@@ -281,12 +292,9 @@ class Predictor:
         return predictions, decide(self._answers.decision_input(predictions), self.trading)
 
     def _blank_young(self, predictions: Predictions, panel: Panel) -> None:
-        """Forget the forecasts of a symbol with fewer than `history_bars` bars since its first one."""
-        first = np.where(panel.present.any(axis=1), panel.present.argmax(axis=1), panel.num_bars)
-        bars = np.arange(panel.num_bars - predictions.volatility.shape[1], panel.num_bars)
-        young = bars < first[:, None] + self.history_bars - 1
-        for part in fields(predictions):
-            getattr(predictions, part.name)[young] = np.nan
+        """Forget the forecasts of a symbol with fewer than `history_bars` bars since its first one, or never trained."""
+        unknown = young_bars(panel.present, self.history_bars) | np.isin(panel.symbols, self._bundle.untrained)[:, None]
+        forget(predictions, unknown[:, panel.num_bars - predictions.volatility.shape[1] :])
 
     def chosen(self, adaptations: Sequence[Adaptation]) -> dict[str, Adaptation]:
         """Return which adaptation moves each symbol; those that were not accepted move none.

@@ -11,6 +11,7 @@ import pandas as pd
 from cryptoml.data.panel import Panel
 from cryptoml.data.schema import parse_timeframe
 from cryptoml.data.validation import check_candles
+from cryptoml.data.validation.timestamps import to_instant
 from cryptoml.errors import DataError
 from cryptoml.features.targets import DIRECTIONS
 from cryptoml.live.adaptation import Adaptation
@@ -32,7 +33,8 @@ class Session:
     """A predictor with its adaptations, recent market data, decisions and the log of their outcomes.
 
     Safe to call from several threads: a forecast takes predictor and adaptations once, as they are when it begins, and an
-    adaptation replaces the whole tuple. Memory is changed under a lock that no model work holds.
+    adaptation replaces the whole tuple. Memory is changed under a lock that neither model work nor the disk holds up, and it
+    never goes back: what is asked about an older bar, or answered late, replaces nothing newer.
 
     Args:
         predictor: The model.
@@ -47,12 +49,16 @@ class Session:
         self.candles: dict[str, pd.DataFrame] = {}
         self.tables: Tables = {}
         self.latest: dict[str, Prediction] = {}
+        self._decided_at: dict[str, pd.Timestamp] = {}
         self._lock = threading.RLock()
 
     def predict(
         self, frames: Mapping[str, pd.DataFrame], readings: Tables, tables: Tables, *, now: Any = None, explain: bool = True
     ) -> dict[str, Prediction]:
         """Forecast symbols at their last closed bars and remember what was forecast and decided.
+
+        The log takes no forecast of a bar after which another was known when it was asked for, nor one that the model learned
+        from.
 
         Args:
             frames: Symbol -> tidy candles; bars before them that an earlier call brought are added.
@@ -65,10 +71,18 @@ class Session:
         with self._lock:
             given = {symbol: self._extended(symbol, frame) for symbol, frame in frames.items()}
             known = merged_tables(self.tables, readings)
+            decided = dict(self._decided_at)
+            newest = {symbol: seen["timestamp"].iloc[-1] for symbol, seen in self.candles.items() if len(seen)}
         found = predictor.predict(given, merged_tables(known, tables), now=now, adaptations=adaptations, explain=explain)
         checked = {one.symbol: self._closed(one, given) for one in found if _is_remembered(one)}
+        told = [_logged(one, checked[one.symbol]) for one in found if one.refusal is None and self._is_foresight(one, newest)]
         with self._lock:
-            self._remember(found, checked, merged_tables(self.tables, readings))
+            self._decide(found, decided, self._bar_asked_at(given, now))
+            self._remember(checked, merged_tables(self.tables, readings))
+            kept = {symbol: self.candles[symbol] for symbol in checked}
+        self.log.add(told)
+        for symbol, candles in kept.items():
+            self.log.settle(symbol, candles)
         return {one.symbol: one for one in found}
 
     def adapt(self, frames: Mapping[str, pd.DataFrame], rate_scale: float = 1.0, **options: Any) -> Adaptation:
@@ -115,10 +129,12 @@ class Session:
             self.candles = {symbol: frame.reset_index(drop=True) for symbol, frame in kept.items()}
 
     def take_over(self, other: "Session") -> None:
-        """Take over what another session of the same symbols remembers, but for adaptations, which belong to its model."""
+        """Take over what another session of the timeframe remembers, but for adaptations, which belong to its model."""
         with other.at_rest():
             self.book.restored(other.book.to_dict())
-            self.candles, self.tables, self.latest = dict(other.candles), other.tables, dict(other.latest)
+            for symbol in set(self.predictor.symbols) & set(other.candles):
+                self.candles[symbol] = self._merged(self.candles.get(symbol), other.candles[symbol])
+            self.tables, self.latest, self._decided_at = other.tables, dict(other.latest), dict(other._decided_at)
             self.log = other.log
 
     @contextmanager
@@ -130,12 +146,23 @@ class Session:
     def _extended(self, symbol: str, frame: pd.DataFrame) -> pd.DataFrame:
         """Put remembered bars before those given, where no bar is missing between them."""
         seen = self.candles.get(symbol)
-        if seen is None or frame.empty or not isinstance(frame["timestamp"].dtype, pd.DatetimeTZDtype):
+        if seen is None or not _has_instants(frame):
             return frame
         first = frame["timestamp"].min()
         before = seen[seen["timestamp"] < first]
         joined = len(before) > 0 and seen["timestamp"].iloc[-1] >= first - parse_timeframe(self.predictor.timeframe)
         return pd.concat([before, frame], ignore_index=True) if joined else frame
+
+    def _merged(self, seen: pd.DataFrame | None, new: pd.DataFrame) -> pd.DataFrame:
+        """Return the newest bars of both, those of `new` where both have one."""
+        length = self.predictor.history_bars + SPARE_BARS
+        if seen is None or seen.empty or new.empty:
+            return new if seen is None or seen.empty else seen
+        oldest, newest = seen["timestamp"].iloc[[0, -1]]
+        if new["timestamp"].iloc[-1] >= newest and (len(new) >= length or new["timestamp"].iloc[0] <= oldest):
+            return new
+        both = pd.concat([seen[~seen["timestamp"].isin(new["timestamp"])], new])
+        return both.sort_values("timestamp").tail(length).reset_index(drop=True)
 
     def _closed(self, one: Prediction, given: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         """Return the good bars of a symbol up to the one that was forecast, as many as later calls may need."""
@@ -143,15 +170,38 @@ class Session:
         good = check_candles(frame, symbol=one.symbol, timeframe=self.predictor.timeframe, source="candles").good
         return good[good["timestamp"] <= one.timestamp].tail(self.predictor.history_bars + SPARE_BARS)
 
-    def _remember(self, found: list[Prediction], checked: Mapping[str, pd.DataFrame], tables: Tables) -> None:
+    def _bar_asked_at(self, frames: Mapping[str, pd.DataFrame], now: Any) -> pd.Timestamp | None:
+        """Return the open of the last bar that is closed at the instant of a decision, the newest one given where None."""
+        stamps = [frame["timestamp"].max() for frame in frames.values() if _has_instants(frame)]
+        newest = max((stamp for stamp in stamps if pd.notna(stamp)), default=None)
+        if now is None:
+            return newest
+        step, start = parse_timeframe(self.predictor.timeframe), pd.Timestamp(0, tz="UTC") if newest is None else newest
+        return start + (to_instant(now, "now") - step - start) // step * step
+
+    def _is_foresight(self, one: Prediction, newest: Mapping[str, pd.Timestamp]) -> bool:
+        """Tell whether a forecast was made before what it foretells was known, by the bars seen and by those trained on."""
+        known = [bar for bar in (newest.get(one.symbol), self.predictor.known_until) if bar is not None]
+        return one.timestamp is not None and all(one.timestamp >= bar for bar in known)
+
+    def _decide(self, found: list[Prediction], before: Mapping[str, pd.Timestamp], asked_at: pd.Timestamp | None) -> None:
+        """Note decisions, but for those of bars older than what was decided on before they were asked for."""
         for one in found:
-            self.latest[one.symbol] = one
-            if one.refusal in (None, Refusal.MISSING_INPUTS) and one.timestamp is not None:
-                self.book.record(one.symbol, one.timestamp, signed_size(one))
-        self.log.add([_logged(one, checked[one.symbol]) for one in found if one.refusal is None])
+            seen = one.refusal in (None, Refusal.MISSING_INPUTS)
+            bar = one.timestamp if seen else asked_at
+            if bar is None:
+                self.latest[one.symbol] = one
+                continue
+            if bar < before.get(one.symbol, bar):
+                continue
+            if bar >= self._decided_at.get(one.symbol, bar):
+                self.latest[one.symbol], self._decided_at[one.symbol] = one, bar
+            if one.symbol in self.predictor.symbols:
+                self.book.record(one.symbol, bar, signed_size(one))
+
+    def _remember(self, checked: Mapping[str, pd.DataFrame], tables: Tables) -> None:
         for symbol, candles in checked.items():
-            self.candles[symbol] = candles.reset_index(drop=True)
-            self.log.settle(symbol, candles)
+            self.candles[symbol] = self._merged(self.candles.get(symbol), candles.reset_index(drop=True))
         if tables and self.candles:
             self.tables = trimmed_tables(tables, min(frame["timestamp"].iloc[0] for frame in self.candles.values()))
 
@@ -182,6 +232,10 @@ def _logged(one: Prediction, candles: pd.DataFrame) -> LoggedForecast:
         confidence=one.signal["confidence"],
         size=size,
     )
+
+
+def _has_instants(frame: pd.DataFrame) -> bool:
+    return len(frame) > 0 and isinstance(frame["timestamp"].dtype, pd.DatetimeTZDtype)
 
 
 def _overlap(seen: pd.DataFrame, frame: pd.DataFrame) -> bool:

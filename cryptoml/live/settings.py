@@ -5,9 +5,11 @@ from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from cryptoml.config import ExperimentConfig, Preset, preset
+from cryptoml.data.schema import parse_timeframe
 from cryptoml.errors import ConfigError
 from cryptoml.trading.config import TradingConfig
 from cryptoml.training.adaptation import AdaptationConfig
@@ -22,7 +24,7 @@ class LiveSettings(BaseModel):
     a model is trained; a bundle keeps the shape that it has.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     preset: Preset = Field("baseline", description="What training starts from")
     experiment: dict[str, Any] = Field(
@@ -52,6 +54,22 @@ class LiveSettings(BaseModel):
 
     trading: dict[str, Any] = Field(default_factory=dict, description="Fields of TradingConfig; they may stand at the top too")
 
+    @field_validator("timeframe")
+    @classmethod
+    def _timeframe_is_one(cls, timeframe: str | None) -> str | None:
+        if timeframe is not None:
+            parse_timeframe(timeframe)
+        return timeframe
+
+    @field_validator("assume_timezone")
+    @classmethod
+    def _timezone_is_known(cls, zone: str | None) -> str | None:
+        try:
+            pd.Timestamp("2024-01-01").tz_localize(zone)
+        except (LookupError, ValueError, OSError):
+            raise ConfigError(f"assume_timezone must be a zone such as 'UTC' or 'Asia/Tokyo', was {zone!r}") from None
+        return zone
+
     @classmethod
     def of(cls, config: Mapping[str, Any] | None) -> Self:
         """Read a bot's configuration.
@@ -59,14 +77,17 @@ class LiveSettings(BaseModel):
         Raises:
             ConfigError: A key is unknown (the message has the nearest known one) or a value impossible.
         """
-        if not isinstance(config or {}, Mapping):
+        if config is not None and not isinstance(config, Mapping):
             raise ConfigError(f"config must map names to settings, was {type(config).__name__}")
         given = dict(config or {})
         for key in given:
             _check_known(key)
+        nested = given.pop("trading", {})
+        if not isinstance(nested, Mapping):
+            raise ConfigError(f"setting trading must map names to settings, was {nested!r}")
         trading = {key: given.pop(key) for key in list(given) if key in TradingConfig.model_fields}
         try:
-            settings = cls.model_validate(given | {"trading": {**given.get("trading", {}), **trading}})
+            settings = cls.model_validate(given | {"trading": {**nested, **trading}})
         except ValidationError as error:
             raise ConfigError(_first_fault(error)) from None
         settings.trading_over({})
@@ -134,4 +155,6 @@ def _given(**values: Any) -> dict[str, Any]:
 def _first_fault(error: ValidationError) -> str:
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"])) or "trading"
-    return f"setting {place}: {first['msg'].removeprefix('Value error, ')}, was {first.get('input')!r}"
+    if first["type"] == "value_error":  # our own, which tells the value
+        return f"setting {place}: {first['msg'].removeprefix('Value error, ')}"
+    return f"setting {place}: {first['msg']}, was {first.get('input')!r}"

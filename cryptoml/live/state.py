@@ -7,6 +7,7 @@ state/000007/tables/0.parquet  remembered readings, and so on
 outcomes-1h.jsonl              the log of forecasts and outcomes, which every version shares
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -48,15 +49,16 @@ def state_versions(root: Path) -> list[Path]:
 def save_session_state(root: Path, session: Session) -> Path:
     """Write a new version and drop all but the newest few; return its folder.
 
+    Saves at the same time become a version each.
+
     Raises:
         BundleError: The folder cannot be written.
     """
-    number = max((int(path.name) for path in state_versions(root)), default=0) + 1
-    draft, final = root / f".draft-{uuid.uuid4().hex}", root / f"{number:06d}"
+    draft = root / f".draft-{uuid.uuid4().hex}"
     try:
         (draft / "tables").mkdir(parents=True)
         _write_version(draft, session)
-        os.rename(draft, final)
+        final = _publish(draft, root)
     except OSError as error:
         raise BundleError(f"state folder {root} cannot be written: {error.strerror}") from error
     finally:
@@ -64,6 +66,21 @@ def save_session_state(root: Path, session: Session) -> Path:
     for old in [*state_versions(root)[:-KEPT_VERSIONS], *_abandoned(root)]:
         shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def _publish(draft: Path, root: Path) -> Path:
+    """Rename a draft to the next free number; return its folder."""
+    number = max((int(path.name) for path in state_versions(root)), default=0)
+    while True:
+        number += 1
+        final = root / f"{number:06d}"
+        try:
+            os.rename(draft, final)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # those say that another save was first
+                raise
+        else:
+            return final
 
 
 def _abandoned(root: Path) -> list[Path]:
@@ -80,9 +97,19 @@ def load_session_state(folder: Path, session: Session) -> None:
     """Fill a new session with what a version holds; what belongs to another model is left out.
 
     Raises:
-        BundleError: A file is missing or damaged; the message names file and field.
+        BundleError: A file is missing or damaged; the message names file and field, and the version before, if any.
     """
-    manifest = _checked_manifest(folder)
+    try:
+        manifest = _checked_manifest(folder)
+        _restore(folder, session)
+    except BundleError as error:
+        older = [path for path in state_versions(folder.parent) if path.name < folder.name]
+        hint = f"; move {folder} away to load the version before, {older[-1]}" if older else ""
+        raise BundleError(f"{error}{hint}") from None
+    session.log.check(manifest["outcomes"])
+
+
+def _restore(folder: Path, session: Session) -> None:
     stored = _parsed(folder / _SESSION)
     try:
         session.book.restored(stored["positions"])
@@ -92,7 +119,6 @@ def load_session_state(folder: Path, session: Session) -> None:
             tables.setdefault(name, {})[key] = pd.read_parquet(folder / "tables" / f"{number}.parquet")
         session.tables = tables
         adaptations = [Adaptation.from_json(json.dumps(one)) for one in stored["adaptations"]]
-        session.log.check(manifest["outcomes"])
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise BundleError(f"{folder / _SESSION}: must hold what save_state wrote: {error!r}") from None
     session.adaptations = tuple(one for one in adaptations if one.model == session.predictor.version)
@@ -136,7 +162,7 @@ def _checked_manifest(folder: Path) -> Mapping[str, Any]:
     files, outcomes = manifest.get("files"), manifest.get("outcomes")
     if not isinstance(files, dict) or not {_SESSION, _CANDLES} <= set(files):
         raise BundleError(f"{folder / _MANIFEST}: files must list {_SESSION} and {_CANDLES}, was {files!r}")
-    if not isinstance(outcomes, dict) or not {"bytes", "sha256"} <= set(outcomes):
+    if not isinstance(outcomes, dict) or "sha256" not in outcomes or not isinstance(outcomes.get("bytes"), int):
         raise BundleError(f"{folder / _MANIFEST}: outcomes must hold bytes and sha256, was {outcomes!r}")
     for name, expected in files.items():
         path = folder / name

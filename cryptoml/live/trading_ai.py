@@ -1,17 +1,19 @@
 """A trading bot's view of a model: train it, ask it, adapt it, keep what it remembers."""
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Real
+from concurrent.futures import ThreadPoolExecutor
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
 from cryptoml.data.schema import normalise_symbol, parse_timeframe
 from cryptoml.data.validation.timestamps import to_instant
-from cryptoml.errors import BundleError, ConfigError
+from cryptoml.errors import BundleError, ConfigError, DataError
 from cryptoml.live.adaptation import Adaptation
 from cryptoml.live.candles import has_symbols, split_symbols, tidy_candles, tidy_frames
 from cryptoml.live.prediction import Prediction
@@ -25,6 +27,8 @@ from cryptoml.training.config import EpochEnd
 
 __all__ = ["UltimateTradingAI"]
 
+T = TypeVar("T")
+
 LEARNING_RATE = 1e-4
 """The rate of `adapt_to_new_regime` that takes the learned step sizes as they are."""
 
@@ -32,9 +36,9 @@ LEARNING_RATE = 1e-4
 class UltimateTradingAI:
     """Forecasts, signals, adaptation and memory for a bot inside an event loop, which model work never blocks.
 
-    Model work runs in threads. Several tasks may predict while another adapts or trains: each forecast takes model and
-    adaptations as they are when it begins, whole. `model_dir` holds the model (`bundle`), what `save_state` keeps (`state`),
-    and the log of forecasts and their outcomes, which is written as they happen.
+    Model work runs in threads: one that trains or learns, one that adapts, and those of the event loop, which forecast and wait
+    for neither. Each forecast takes model and adaptations as they are when it begins, whole. `model_dir` holds the model
+    (`bundle`), what `save_state` keeps (`state`), and the log of forecasts and their outcomes, which is written as they happen.
 
     Args:
         config: Keys of `LiveSettings` and fields of `TradingConfig`; what is not given is left to preset and bundle.
@@ -52,7 +56,8 @@ class UltimateTradingAI:
         self.settings = LiveSettings.of(config)
         self._workshop = Workshop(self.settings, usable_device(device), Path(model_dir))
         self._session: Session | None = None
-        self._learning = threading.Lock()
+        self._learning = ThreadPoolExecutor(1, "cryptoml-learning")
+        self._adapting = ThreadPoolExecutor(1, "cryptoml-adapting")
 
     async def train_from_historical_data(
         self,
@@ -65,7 +70,8 @@ class UltimateTradingAI:
     ) -> dict[str, Any]:
         """Train a model by the pipeline, publish it in `model_dir` and go on with it.
 
-        Cancelled or interrupted, it goes on from the last epoch when it is called again with the same data and settings.
+        What the bot remembers is kept where the timeframe is the same; adaptations belong to the model that they were learned
+        with. Cancelled or interrupted, it goes on from the last epoch when it is called again with the same data and settings.
 
         Args:
             data: Candles: a frame with a column `symbol`, or of one symbol; a mapping of symbols to frames; a panel; a file,
@@ -86,19 +92,19 @@ class UltimateTradingAI:
         stop = threading.Event()
 
         def work() -> dict[str, Any]:
-            with self._learning:
-                self._session, history = self._workshop.train(
-                    data,
-                    symbols or (),
-                    epochs=epochs,
-                    optimize=optimize_hyperparams,
-                    on_epoch_end=on_epoch_end,
-                    should_stop=stop.is_set,
-                )
+            session, history = self._workshop.train(
+                data,
+                _names(symbols),
+                epochs=epochs,
+                optimize=optimize_hyperparams,
+                on_epoch_end=on_epoch_end,
+                should_stop=stop.is_set,
+            )
+            self._go_on_with(session)
             return history
 
         try:
-            return await asyncio.to_thread(work)
+            return await _in(self._learning, work)
         finally:
             stop.set()
 
@@ -139,6 +145,8 @@ class UltimateTradingAI:
             DataError: The candles cannot be read.
         """
         name = normalise_symbol(symbol)
+        if not isinstance(others or {}, Mapping):
+            raise DataError(f"others must map symbols to candles, was {type(others).__name__}")
         frames = {key: frame for key, frame in (others or {}).items() if normalise_symbol(key) != name} | {name: current_data}
         readings = {"onchain": onchain, "orderbook": orderbook, "cross_exchange": cross_exchange}
         found = await self.predict_all(frames, readings={name: readings}, tables=tables, now=now, explain=explain)
@@ -186,7 +194,12 @@ class UltimateTradingAI:
             min_confidence: Least calibrated probability of the traded direction, in place of the setting; positions and
                 performance go by the setting.
             now: Present instant; a prediction whose bar closed too long before it is stale, and gives None.
+
+        Raises:
+            ConfigError: `min_confidence` is no probability.
         """
+        if min_confidence is not None:
+            _check_share(min_confidence, "min_confidence")
         instant, session = self._instant(now), self._session
         prediction = session.latest.get(normalise_symbol(symbol)) if session is not None else None
         if session is None or prediction is None:
@@ -207,7 +220,12 @@ class UltimateTradingAI:
 
         Args:
             drawdown: The account's loss from its highest equity, a fraction, for the drawdown brake.
+
+        Raises:
+            BundleError: No model is loaded.
+            ConfigError: `drawdown` is no fraction.
         """
+        _check_share(drawdown, "drawdown")
         return self._loaded().targets(drawdown=drawdown)
 
     async def adapt_to_new_regime(
@@ -218,6 +236,7 @@ class UltimateTradingAI:
         symbol: str | None = None,
         bars: int | None = None,
         regime: str | None = None,
+        now: Any = None,
     ) -> Adaptation:
         """Adapt forecasts to the newest bars by MAML, in well under two seconds; the model's weights stay as they are.
 
@@ -231,21 +250,35 @@ class UltimateTradingAI:
             symbol: Whose candles a frame of one symbol holds; found by comparison with candles seen before where None.
             bars: Newest bars to learn from, 10 to 50 are sensible.
             regime: Name to keep it under; the most probable one where None.
+            now: As for `predict`: a bar that is not closed by then teaches nothing.
 
         Raises:
             BundleError: No model is loaded.
+            ConfigError: `learning_rate`, `bars` or `regime` is impossible.
             DataError: The candles cannot be used, or nothing says whose they are.
         """
-        session = self._loaded()
-        if not isinstance(learning_rate, Real) or not learning_rate > 0:
+        self._loaded()
+        instant = self._instant(now)
+        if not isinstance(learning_rate, Real) or not 0 < learning_rate < float("inf"):
             raise ConfigError(f"learning_rate must be a number above 0, was {learning_rate!r}")
+        if bars is not None and (not isinstance(bars, Integral) or bars < 1):
+            raise ConfigError(f"bars must be a whole number of at least 1, was {bars!r}")
+        if regime is not None and not isinstance(regime, str):
+            raise ConfigError(f"regime must be text, was {regime!r}")
+
+        def adapted(session: Session) -> Adaptation:
+            frames = self._recent(session, recent_data, symbol)
+            return session.adapt(frames, learning_rate / LEARNING_RATE, bars=bars, regime=regime, now=instant)
 
         def work() -> Adaptation:
-            frames = self._recent(session, recent_data, symbol)
-            with self._learning:
-                return session.adapt(frames, learning_rate / LEARNING_RATE, bars=bars, regime=regime)
+            session = self._loaded()
+            found = adapted(session)
+            while session is not self._loaded():  # a new model came meanwhile, which must be adapted itself
+                session = self._loaded()
+                found = adapted(session)
+            return found
 
-        return await asyncio.to_thread(work)
+        return await _in(self._adapting, work)
 
     async def learn_continually(
         self, data: Any, symbols: Sequence[str] | None = None, *, judge_bars: int | None = None
@@ -271,11 +304,12 @@ class UltimateTradingAI:
         self._loaded()
 
         def work() -> dict[str, Any]:
-            with self._learning:
-                self._session, done = self._workshop.renew(self._loaded(), data, symbols or (), judge_bars)
+            session, done = self._workshop.renew(data, _names(symbols), judge_bars)
+            if session is not None:
+                self._go_on_with(session)
             return done.row()
 
-        return await asyncio.to_thread(work)
+        return await _in(self._learning, work)
 
     def save_state(self) -> Path:
         """Keep positions, adaptations, candles and readings as a new version in `model_dir/state`; return its folder.
@@ -321,6 +355,12 @@ class UltimateTradingAI:
                 "model_parameters": session.predictor.num_parameters,
             }
 
+    def _go_on_with(self, session: Session) -> None:
+        present = self._session
+        if present is not None and present.predictor.timeframe == session.predictor.timeframe:
+            session.take_over(present)
+        self._session = session
+
     def _loaded(self) -> Session:
         if self._session is None:
             raise BundleError("no model is loaded: call load_state or train_from_historical_data first")
@@ -341,3 +381,17 @@ class UltimateTradingAI:
         step = parse_timeframe(self._loaded().predictor.timeframe)
         assert prediction.available_at is not None
         return bool((now - prediction.available_at) // step > self.settings.max_age_bars)
+
+
+async def _in(pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    """Run work in a thread of its own kind, so that what waits there holds up no forecast."""
+    return await asyncio.get_running_loop().run_in_executor(pool, contextvars.copy_context().run, work)
+
+
+def _names(symbols: Sequence[str] | None) -> Sequence[str]:
+    return [symbols] if isinstance(symbols, str) else symbols or ()
+
+
+def _check_share(value: Any, name: str) -> None:
+    if not isinstance(value, Real) or not 0 <= float(value) <= 1:
+        raise ConfigError(f"{name} must be a number from 0 to 1, was {value!r}")

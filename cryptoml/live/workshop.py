@@ -11,6 +11,7 @@ import torch
 from cryptoml.config import ExperimentConfig
 from cryptoml.data.market import Market
 from cryptoml.data.panel import Panel
+from cryptoml.data.schema import parse_timeframe
 from cryptoml.errors import ConfigError
 from cryptoml.live.candles import market_of
 from cryptoml.live.outcomes import OutcomeLog
@@ -65,9 +66,13 @@ class Workshop:
 
         Raises:
             BundleError: There is no model, or it or the log is damaged.
+            ConfigError: The settings ask for another timeframe than the model's.
         """
         nested = self.folder / "bundle"
         bundle = load_bundle(nested if nested.is_dir() else self.folder)
+        wanted = self.settings.timeframe
+        if wanted is not None and parse_timeframe(wanted) != parse_timeframe(bundle.timeframe):
+            raise ConfigError(f"timeframe must be {bundle.timeframe}, which the model was trained on, was {wanted!r}")
         trading = self.settings.trading_over(bundle.trading_config)
         adaptation, rate_scale = self.settings.adaptation_over(bundle.adaptation_config)
         bundle = replace(bundle, adaptation_config=adaptation.model_dump(mode="json"))
@@ -88,19 +93,18 @@ class Workshop:
         history = train_bundle(market, self._experiment(market.panel, epochs), self.folder, device=self.device, **options)
         session = self.open()
         session.recall(market.panel)
+        needed = session.predictor.history_bars
+        if market.panel.num_bars < needed:
+            logger.warning("a forecast reads %d bars; trained on %d, it needs more candles", needed, market.panel.num_bars)
         return session, history
 
-    def renew(self, present: Session, data: Any, symbols: Sequence[str], judge_bars: int | None) -> tuple[Session, Update]:
-        """Take a continual step, and return the session to go on with: a new one where the step was promoted."""
+    def renew(self, data: Any, symbols: Sequence[str], judge_bars: int | None) -> tuple[Session | None, Update]:
+        """Take a continual step, and return a session of the new model where the step was promoted."""
         rules = UpdateConfig(renewal=self.settings.base_experiment.renewal)
         if judge_bars is not None:
             rules = rules.model_copy(update={"judge_bars": judge_bars})
         done = renew_bundle(self.folder, self._market(data, symbols), rules)
-        if not done.promoted:
-            return present, done
-        session = self.open()
-        session.take_over(present)
-        return session, done
+        return (self.open() if done.promoted else None), done
 
     def _market(self, data: Any, symbols: Sequence[str]) -> Market:
         settings = self.settings

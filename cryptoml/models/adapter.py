@@ -42,6 +42,8 @@ NORMAL_MOVE = (2.0 / math.pi) ** 0.5
 """Mean absolute value of a standard normal."""
 _SHARPNESS, _FAR = 8, 100.0
 _SMALLEST = 1e-12
+_ROUNDING = 1e-6
+"""How far beyond its limit, relative to it, single precision may put a knob."""
 
 
 class Knobs(NamedTuple):
@@ -138,11 +140,11 @@ class ForecastAdapter(nn.Module):
         """Set the knobs to what `adapted` gave.
 
         Raises:
-            ValueError: A knob is not a number or beyond its limit.
+            ValueError: A knob is not a number, or beyond its limit by more than rounding.
         """
         for name, value in zip(KNOBS, knobs, strict=True):
             limit = _LIMITS[name]
-            if not abs(value) <= limit:
+            if not abs(value) <= limit * (1 + _ROUNDING):
                 raise ValueError(f"{name} must be within {-limit} and {limit}, was {value}")
         for name, parameter in knob_parameters(torch.tensor(knobs)).items():
             self.get_parameter(name).copy_(parameter)

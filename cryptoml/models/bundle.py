@@ -64,6 +64,7 @@ class Bundle:
         created_at: ISO 8601, UTC.
         adapter: arrays by which forecasts are adapted to new regimes, by name; empty without.
         adaptation_config: settings of that.
+        untrained: those of `symbols` without a label in the training span, which are not to be forecast.
         known_until: ISO 8601 open of the last bar that training or calibration read, labels included; empty if not recorded.
     """
 
@@ -82,6 +83,7 @@ class Bundle:
     library_versions: Mapping[str, str]
     created_at: str
     known_until: str = ""
+    untrained: tuple[str, ...] = ()
     adapter: Mapping[str, np.ndarray] = dataclass_field(default_factory=dict)
     adaptation_config: Mapping[str, Any] = dataclass_field(default_factory=dict)
 
@@ -110,6 +112,7 @@ class _StoredConfig(BaseModel):
     library_versions: dict[str, str]
     created_at: str
     known_until: str = ""
+    untrained: tuple[str, ...] = ()
     adaptation_config: dict[str, Any] = {}
 
 

@@ -10,7 +10,7 @@ __all__ = ["CostConfig", "TradingConfig"]
 class CostConfig(BaseModel):
     """What trading costs, per side, in bps of traded notional; 5 bps in all is a retail taker on perpetuals."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     fee_bps: float = Field(default=4.0, ge=0, description="Exchange fee per side in bps of notional")
     half_spread_bps: float = Field(default=0.5, ge=0, description="Half of the quoted spread per side in bps of notional")
@@ -34,7 +34,7 @@ class TradingConfig(BaseModel):
     against.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     min_confidence: float = Field(default=0.35, ge=0, le=1, description="Least calibrated probability of the traded direction")
     position_size: float = Field(
@@ -48,10 +48,13 @@ class TradingConfig(BaseModel):
         default=2.5, gt=0, description="Profit target in units of the volatility over the horizon"
     )
     stop_loss_pct: float | None = Field(
-        default=None, gt=0, lt=1, description="Fixed stop distance, fraction of price, for the multiple"
+        default=None,
+        gt=0,
+        lt=1,
+        description="Fixed stop distance, fraction of price, for the multiple; from min_stop_pct to max_stop_pct",
     )
     take_profit_pct: float | None = Field(
-        default=None, gt=0, description="Fixed target distance, fraction of price, for the multiple"
+        default=None, gt=0, description="Fixed target distance, fraction of price, for the multiple; min_stop_pct at least"
     )
     min_stop_pct: float = Field(default=0.002, gt=0, lt=1, description="Nearest stop or target, as a fraction of price")
     max_stop_pct: float = Field(default=0.25, gt=0, lt=1, description="Farthest stop, as a fraction of price")
@@ -79,4 +82,13 @@ class TradingConfig(BaseModel):
             raise ValueError(f"position_size must be at most max_position {self.max_position}, was {self.position_size}")
         if self.min_stop_pct > self.max_stop_pct:
             raise ValueError(f"min_stop_pct must be at most max_stop_pct {self.max_stop_pct}, was {self.min_stop_pct}")
+        return self
+
+    @model_validator(mode="after")
+    def _fixed_distances_are_allowed(self) -> Self:
+        nearest, farthest, stop, take = self.min_stop_pct, self.max_stop_pct, self.stop_loss_pct, self.take_profit_pct
+        if stop is not None and not nearest <= stop <= farthest:
+            raise ValueError(f"stop_loss_pct must be within min_stop_pct {nearest} and max_stop_pct {farthest}, was {stop}")
+        if take is not None and take < nearest:
+            raise ValueError(f"take_profit_pct must be at least min_stop_pct {nearest}, was {take}")
         return self

@@ -122,8 +122,9 @@ def brake_scale(drawdown: float, config: TradingConfig) -> float:
 class PositionBook:
     """The state of the decision path: each symbol's decisions of the last bars.
 
-    Record every symbol's decision at a bar, then ask for the targets at that bar. A bar that is recorded again replaces
-    what was there, bars that were missed count as flat decisions, and symbols without a decision at the bar are flat.
+    Record every symbol's decision at a bar, then ask for the targets at that bar. The newest bar may be recorded again, which
+    replaces what was there; what was decided before it stands. Bars that were missed count as flat decisions, and symbols
+    without a decision at the bar are flat.
     Not safe to change from several threads at once.
 
     Args:
@@ -155,10 +156,12 @@ class PositionBook:
         if symbol not in self.symbols:
             raise ValueError(f"symbol must be one of {', '.join(self.symbols)}, was {symbol}")
         row, bar = self.symbols.index(symbol), self._bar(timestamp)
+        if bar < self._bars[row].max() and self._bars[row, bar % self._slots] >= bar:
+            return
         self._sizes[row, bar % self._slots] = 0 if size is None else _whole(np.asarray(size))
         self._bars[row, bar % self._slots] = bar
         if size is not None:
-            self._sighted[row] = bar
+            self._sighted[row] = max(bar, self._sighted[row])
         elif self._sighted[row] == bar:
             self._sighted[row] = _NEVER
 

@@ -1,15 +1,17 @@
 """Served forecasts equal offline ones; what cannot be forecast is HOLD with the reason."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from cryptoml.errors import BundleError
+from cryptoml.errors import BundleError, DataError
 from cryptoml.live.prediction import Refusal, prediction_frame
 from cryptoml.live.predictor import Predictor
+from cryptoml.models.bundle import save_bundle
 from cryptoml.trading.config import TradingConfig
 from cryptoml.trading.forecasts import Forecasts
 from cryptoml.trading.signals import action_names, decide
@@ -129,3 +131,16 @@ def test_bundle_with_other_features_is_refused(trained: Any) -> None:
     predictor = Predictor(replace(trained.bundle, feature_names=names))
     with pytest.raises(BundleError, match="feature 0 is price_of_tea there"):
         predictor.predict(trained.frames(2300))
+
+
+def test_a_symbol_on_the_axis_that_was_never_trained_is_refused(trained: Any, tmp_path: Path) -> None:
+    save_bundle(tmp_path / "bundle", replace(trained.bundle, untrained=("ETHUSDT",)))
+    predictor = Predictor(tmp_path / "bundle")
+    assert (predictor.symbols, predictor.trained) == (("BTCUSDT", "ETHUSDT", "SOLUSDT"), ("BTCUSDT", "SOLUSDT"))
+    found = predictor.predict(recent(trained, predictor, 2300))
+    assert [one.refusal for one in found] == [None, Refusal.NEVER_TRAINED, None]
+    assert found[1].signal["action"] == "HOLD"
+    known = np.isfinite(predictor.decide_bars(trained.panel, 5)[0].volatility)
+    assert known.tolist() == [[True] * 5, [False] * 5, [True] * 5]
+    with pytest.raises(DataError, match="never trained on ETHUSDT"):
+        predictor.adapt(recent(trained, predictor, 2300), symbols=["ETHUSDT"])

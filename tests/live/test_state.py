@@ -3,8 +3,10 @@
 import asyncio
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 
 from cryptoml.errors import BundleError
 from cryptoml.features.onchain import OnChainMetrics
+from cryptoml.live import state
 from cryptoml.live.state import KEPT_VERSIONS, state_versions
 from cryptoml.live.trading_ai import UltimateTradingAI
 
@@ -74,6 +77,44 @@ def test_versions_follow_each_other_and_old_ones_go(copy: Path, open_ai: Open) -
     assert not list((copy / "state").glob(".draft*"))
 
 
+def test_saves_at_the_same_time_are_versions_each(copy: Path, open_ai: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions, counted = [open_ai(SETTINGS, copy)._session for _ in range(4)], state.state_versions
+    together, met = threading.Barrier(4), threading.local()
+
+    def all_at_once(root: Path) -> list[Path]:
+        found = counted(root)
+        if not hasattr(met, "others"):
+            met.others = together.wait(timeout=60)
+        return found
+
+    def save(session: Any) -> Path:
+        return state.save_session_state(copy / "state", session)
+
+    monkeypatch.setattr(state, "state_versions", all_at_once)
+    with ThreadPoolExecutor(4) as pool:
+        written = list(pool.map(save, sessions))
+    assert [path.name for path in sorted(written)] == ["000002", "000003", "000004", "000005"]
+    assert len(counted(copy / "state")) == KEPT_VERSIONS
+    assert not list((copy / "state").glob(".draft*"))
+
+
+def test_the_version_before_a_damaged_one_is_named_and_loads(copy: Path, remembered: Path, open_ai: Open) -> None:
+    written = open_ai(SETTINGS, copy).save_state()
+    (written / "session.json").write_text("{")
+    older = copy / "state" / "000001"
+    with pytest.raises(BundleError, match=rf"json: sha256 .*; move {written} away to load the version before, {older}$"):
+        open_ai(SETTINGS, copy)
+    written.rename(copy / "damaged")
+    assert open_ai(SETTINGS, copy).target_positions() == open_ai(SETTINGS, remembered).target_positions()
+
+
+def test_no_version_before_the_first_is_named(copy: Path, open_ai: Open) -> None:
+    (newest(copy) / "session.json").write_text("{")
+    with pytest.raises(BundleError, match=r"sha256") as caught:
+        open_ai(SETTINGS, copy)
+    assert "move" not in str(caught.value)
+
+
 def test_drafts_of_killed_processes_go_and_those_at_work_stay(copy: Path, open_ai: Open) -> None:
     old, young = (copy / "state" / f".draft-{name}" for name in ("old", "young"))
     for draft in (old, young):
@@ -119,6 +160,7 @@ def test_damaged_files_are_named(copy: Path, open_ai: Open, name: str, harm: str
         (lambda text: text.replace('"format": 1', '"format": 9'), r"state\.json: format must be 1, was 9"),
         (lambda text: json.dumps(json.loads(text) | {"files": {}}), r"state\.json: files must list session\.json"),
         (lambda text: json.dumps(json.loads(text) | {"outcomes": 3}), r"state\.json: outcomes must hold bytes"),
+        (lambda text: text.replace('"bytes": ', '"bytes": 0.5, "was": '), r"state\.json: outcomes must hold bytes"),
     ],
 )
 def test_a_damaged_manifest_is_named(copy: Path, open_ai: Open, change: Callable[[str], str], message: str) -> None:

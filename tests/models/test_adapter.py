@@ -106,6 +106,17 @@ def test_predictions_move_in_their_own_units() -> None:
     assert all(np.isnan(getattr(moved, name)[:, 5]).all() for name in vars(moved))
 
 
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_knobs_at_their_limits_can_be_read_and_set(sign: int) -> None:
+    adapter = ForecastAdapter(HORIZONS, LEVELS)
+    with torch.no_grad():
+        for name in KNOBS:
+            adapter.knobs[name].fill_(sign * 1e6)
+    farthest = adapter.adapted
+    assert farthest.drift == pytest.approx(sign * 0.3)
+    assert adapter.turned(farthest).adapted == pytest.approx(farthest, rel=1e-5)
+
+
 @pytest.mark.parametrize("knobs", [(0.31, 0.0, 0.0), (0.0, float("nan"), 0.0), (0.0, 0.0, -2.0)])
 def test_knobs_beyond_their_limits_are_refused(knobs: tuple[float, float, float]) -> None:
     with pytest.raises(ValueError, match="must be within"):

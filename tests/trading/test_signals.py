@@ -131,6 +131,34 @@ def test_contradicting_settings_are_refused():
         TradingConfig(min_confidense=0.5)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"stop_loss_pct": 0.3}, "stop_loss_pct must be within min_stop_pct 0.002 and max_stop_pct 0.25, was 0.3"),
+        ({"stop_loss_pct": 0.001}, "stop_loss_pct must be within min_stop_pct 0.002 and max_stop_pct 0.25, was 0.001"),
+        ({"take_profit_pct": 0.001}, "take_profit_pct must be at least min_stop_pct 0.002, was 0.001"),
+    ],
+)
+def test_fixed_stops_beyond_the_limits_are_refused(given, message):
+    with pytest.raises(ValidationError, match=message):
+        TradingConfig(**given)
+
+
+@pytest.mark.parametrize(
+    ("stop", "take", "limits"),
+    [(0.3, 0.04, {"max_stop_pct": 0.4}), (0.001, 0.001, {"min_stop_pct": 0.0005}), (0.25, 3.0, {}), (0.002, 0.002, {})],
+)
+def test_fixed_stops_within_the_limits_are_taken_as_given(stop, take, limits):
+    fixed = decide(forecasts([0.1, 0.2, 0.7]), TradingConfig(stop_loss_pct=stop, take_profit_pct=take, **limits))
+    assert (fixed.stop_loss_pct, fixed.take_profit_pct) == (stop, take)
+
+
+@pytest.mark.parametrize("name", ["max_position", "max_gross", "target_volatility", "take_profit_pct", "cost_multiple"])
+def test_infinite_settings_are_refused(name):
+    with pytest.raises(ValidationError, match=f"{name}\n.*finite"):
+        TradingConfig(**{name: float("inf")})
+
+
 def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match=r"probabilities must have shape \(2, 3\)"):
         Forecasts.of(np.zeros((2, 4)), np.ones(2), horizon_bars=1, timeframe="1h")
