@@ -25,10 +25,12 @@ from cryptoml.config import ExperimentConfig
 from cryptoml.data.market import Market, read_market
 from cryptoml.data.run_folder import RunFolder, publish_file
 from cryptoml.data.splits import Fold, Span
+from cryptoml.data.stage import read_stage
 from cryptoml.evaluation.baselines import BASELINES
 from cryptoml.evaluation.candidates import EvaluationInput, candidate_from_predictions
 from cryptoml.evaluation.findings import ceiling_table, control_table, ensemble_table, planted_table
 from cryptoml.evaluation.folds import join_candidates, join_predictions
+from cryptoml.evaluation.forecast import MIN_ASSETS
 from cryptoml.evaluation.importance import importance_by_category
 from cryptoml.evaluation.predictions import predictions_frame
 from cryptoml.evaluation.protocol import Evaluation, evaluate_all
@@ -129,10 +131,12 @@ class Pipeline:
             np.save(folder / "values.npy", computed.values)
             (folder / "names.json").write_text(json.dumps(computed.names))
 
-        folder = self.run.stage("features", build)
-        values = np.load(folder / "values.npy", mmap_mode="r")
-        names = tuple(json.loads((folder / "names.json").read_text()))
-        return FeaturePanel(values, names, panel.symbols, panel.timestamps, panel.timeframe)
+        def read(folder: Path) -> FeaturePanel:
+            values = np.load(folder / "values.npy", mmap_mode="r")
+            names = tuple(json.loads((folder / "names.json").read_text()))
+            return FeaturePanel(values, names, panel.symbols, panel.timestamps, panel.timeframe)
+
+        return read_stage(self.run, "features", build, read)
 
     @cached_property
     def targets(self) -> Targets:
@@ -142,22 +146,26 @@ class Pipeline:
     @cached_property
     def trials(self) -> list[SweepTrial]:
         """The sweep: the first member, tuned by an inner walk-forward on the first fold's training span."""
-        return [SweepTrial.from_row(row) for row in json.loads((self._sweep / "trials.json").read_text())]
+        return self._sweep[0]
 
     @cached_property
     def trial_returns(self) -> TrialReturns:
         """What trading on each complete trial of the sweep earned, bar by bar of the inner tests."""
-        with np.load(self._sweep / "returns.npz") as file:
-            return trial_returns({int(number): file[number] for number in file}, len(self.trials))
+        return trial_returns(self._sweep[1], self.trials)
 
     @cached_property
-    def _sweep(self) -> Path:
+    def _sweep(self) -> tuple[list[SweepTrial], dict[int, np.ndarray]]:
         def build(folder: Path) -> None:
             trials, returns = self._tune() if self.config.sweep.num_trials else ([], {})
             (folder / "trials.json").write_text(json.dumps([trial.row() for trial in trials]))
             np.savez(folder / "returns.npz", **{str(number): row for number, row in returns.items()})  # type: ignore[arg-type]
 
-        return self.run.stage("sweep", build)
+        def read(folder: Path) -> tuple[list[SweepTrial], dict[int, np.ndarray]]:
+            trials = [SweepTrial.from_row(row) for row in json.loads((folder / "trials.json").read_text())]
+            with np.load(folder / "returns.npz") as file:
+                return trials, {int(number): file[number] for number in file}
+
+        return read_stage(self.run, "sweep", build, read)
 
     def _tune(self) -> tuple[list[SweepTrial], dict[int, np.ndarray]]:
         """Run what remains of the sweep; OUT/sweep holds its study, its table and its page, whatever interrupts it."""
@@ -239,7 +247,7 @@ class Pipeline:
             ensemble=ensemble,
             baselines=evaluations,
             skipped={one.name: one.skipped for one in candidates if one.skipped is not None},
-            missing=self._missing(forecasts[-1], evaluations),
+            missing=self._missing(forecasts[-1], ensemble, evaluations),
             config=self.config.model_dump(mode="json"),
             history={part.name: part.history for part in forecasts[-1].fitted},
             importance=forecasts[-1].importance,
@@ -272,6 +280,7 @@ class Pipeline:
             data_fingerprint=panel.fingerprint(),
             library_versions={name: version(name) for name in LIBRARIES},
             created_at=pd.Timestamp.now(tz="UTC").isoformat(timespec="seconds"),
+            untrained=self.walk.untrained(self.folds[-1]),
             known_until=panel.timestamps[self.walk.last_read(self.folds[-1])].isoformat(),
             adapter=adapter,
             adaptation_config=config.adaptation.model_dump(mode="json"),
@@ -279,12 +288,27 @@ class Pipeline:
         save_bundle(self.run.out / "bundle", bundle)
         self.run.upload("bundle")
 
-    def _missing(self, last: FoldForecast, others: Mapping[str, Evaluation]) -> dict[str, str]:
+    def _missing(self, last: FoldForecast, ensemble: Evaluation, others: Mapping[str, Evaluation]) -> dict[str, str]:
         """Return what a complete protocol would hold and this run does not, with the reason."""
-        config, complete = self.config, len(self.trial_returns.names)
+        config, panel, complete = self.config, self.market.panel, len(self.trial_returns.names)
+        demanded, held = self.walk.history_bars, self.folds[0].test.start
         speaking = "no member with a say in the ensemble"
         reasons = {
-            "funding": (not self.market.panel.tables.get("funding"), "the data hold none; holding a position costs nothing"),
+            "funding": (not panel.tables.get("funding"), "the data hold none; holding a position costs nothing"),
+            "history of a live forecast": (
+                demanded > held + 1,
+                f"live demands {demanded} bars of a symbol, the data hold {held} before the test",
+            ),
+            "IC, rank IC and ICIR": (
+                not np.isfinite(ensemble.figures["ranking"]["rank_ic"]["value"]),
+                f"compare at least {MIN_ASSETS} symbols that are forecast at one bar; the data hold {panel.num_assets}",
+            ),
+            "Sharpe ratio": (
+                not np.isfinite(ensemble.figures["trading"]["sharpe_ratio"]["value"]),
+                "the account never moved, so there are neither deflated ratio, break-even cost nor win rate"
+                if ensemble.backtest.turnover.any()
+                else "the ensemble traded nothing, so there are neither deflated ratio, break-even cost nor win rate",
+            ),
             "data health": (not self.market.health.rows(), "no candles were read from files"),
             "sweep history": (not self.trials, "no search was asked for; `sweep.num_trials` sets its length"),
             "probability of backtest overfitting": (complete < 2, f"needs two complete trials of the sweep, had {complete}"),
@@ -293,6 +317,10 @@ class Pipeline:
             "ablations of graph and feature categories": (
                 not config.ablations,
                 "not asked for; the setting `ablations` adds them",
+            ),
+            "spread between initialisations": (
+                config.ablations and config.num_seeds < 2,
+                "one seed was fitted, so ablations by refit get no verdict; `num_seeds` (--seeds) sets them",
             ),
             "ablation of the continual step": (not config.continual_steps, "not asked for; `continual_steps` adds it"),
             "ablation of the meta-learning": (not config.adaptation.rehearsals, "not asked for; `adaptation.rehearsals` adds it"),

@@ -7,6 +7,7 @@ orchestrator may run them side by side.
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from cryptoml.data.market import Market
 from cryptoml.data.panel import Panel
 from cryptoml.data.run_folder import RunFolder
 from cryptoml.data.splits import Fold, Span, first_test_bar, walk_forward
+from cryptoml.data.stage import read_stage
 from cryptoml.errors import ConfigError
 from cryptoml.evaluation.baselines import BASELINES, run_baselines
 from cryptoml.evaluation.candidates import Candidate, EvaluationInput, candidate_from_predictions
@@ -29,13 +31,13 @@ from cryptoml.evaluation.control import chance_hits
 from cryptoml.evaluation.explanation import asset_graph, temporal_attention
 from cryptoml.evaluation.folds import join_predictions
 from cryptoml.evaluation.importance import feature_importance
-from cryptoml.features.contract import CATEGORIES, category_of
 from cryptoml.features.engineer import AdvancedFeatureEngineer, FeatureConfig, FeaturePanel, build_features
 from cryptoml.features.scaling import FeatureScaler
-from cryptoml.features.selection import columns_of
 from cryptoml.features.targets import Targets
 from cryptoml.models.ensemble import Ensemble, Predictions
 from cryptoml.models.forecaster import Forecaster
+from cryptoml.models.history import forget, history_bars, young_bars
+from cryptoml.training.ablations import ablations
 from cryptoml.training.adaptation import AdapterArrays, adapt_through, build_learner
 from cryptoml.training.checkpoint import read_tensors, write_tensors
 from cryptoml.training.config import EpochEnd
@@ -47,7 +49,6 @@ from cryptoml.training.member import (
     MemberTask,
     fit_member,
     load_fitted,
-    regime_columns,
     save_fitted,
 )
 from cryptoml.training.member_curves import MemberCurves, OnMemberEpoch, hear_nothing
@@ -142,6 +143,7 @@ class Refit:
         ensembles: One per seed; the first holds the members of `fitted`.
         forecasts: Of each ensemble's members, from the first validation bar to the last test bar.
         others: Further single models by name, with their forecasts: the run on shuffled labels, ablations.
+        skipped: Ablation that was not fitted -> why.
     """
 
     data: FoldData
@@ -150,6 +152,7 @@ class Refit:
     ensembles: list[Ensemble]
     forecasts: list[list[Predictions]]
     others: dict[str, tuple[Forecaster, Predictions]]
+    skipped: dict[str, str]
 
     def predictions(self, seed: int = 0) -> Predictions:
         """Return what an ensemble forecasts on the test bars."""
@@ -197,7 +200,7 @@ class Walk:
         scaled = scale_fold(self.features, self.targets, fold, self.config.targets, self.config.scaling)
         data = scaled.data
         groups = [self._tasks(data, seed) for seed in range(self.config.num_seeds)]
-        others = self._other_tasks(data, groups[0])
+        others, skipped = self._other_tasks(data, groups[0])
         fitted = self._fit(data, [task for group in [*groups, others] for task in group])
         built = {name: member.build() for name, member in fitted.items()}
         shown = tqdm(built.items(), desc="forecasts", unit="member", disable=None, leave=False)
@@ -212,6 +215,7 @@ class Walk:
             ensembles=[calibrated(group, forecast, data) for group, forecast in zip(members, own, strict=True)],
             forecasts=own,
             others={task.name: (built[task.name], forecasts[task.name]) for task in others},
+            skipped=skipped,
         )
 
     def forecast(self, fold: Fold) -> FoldForecast:
@@ -222,7 +226,10 @@ class Walk:
         with progress_bar("baselines", "model", len(BASELINES)) as bar:
             others = run_baselines(inputs, data.features, self.config.baselines, on_baseline=lambda _: bar.update())
         adapter = self.adapter(fold, ensemble, refit.scaler)
-        others += [candidate_from_predictions(name, found, inputs) for name, found in self._compared(refit, adapter)]
+        unknown = self.unknown(fold)
+        compared = ((name, forget(found, unknown)) for name, found in self._compared(refit, adapter))
+        others += [candidate_from_predictions(name, found, inputs) for name, found in compared]
+        others += [Candidate(name, skipped=reason) for name, reason in refit.skipped.items()]
         members, bars = ensemble.members, data.features[:, fold.validation.bars]
         names = [part.name for part in refit.fitted]
         return FoldForecast(
@@ -233,14 +240,37 @@ class Walk:
             importance=feature_importance(members, ensemble.weights, bars, self.features.names),
             attention=temporal_attention(dict(zip(names, members, strict=True)), bars, self.config.lookback),
             graph=asset_graph(members, ensemble.weights, bars, self.config.lookback),
-            predictions=refit.predictions(),
+            predictions=forget(refit.predictions(), unknown),
             others=others,
-            chance_hits=self._chance_hits(refit),
+            chance_hits=self._chance_hits(refit, unknown),
         )
 
     def last_read(self, fold: Fold) -> int:
         """Return the last bar before the test that training or calibration read, labels included."""
         return max(fold.train.stop, fold.validation.stop) - 1 + self.targets.label_bars
+
+    @cached_property
+    def history_bars(self) -> int:
+        """Bars of a symbol's history that a live forecast demands."""
+        lookbacks = AdvancedFeatureEngineer(self.config.features).catalogue().set_index("name")["lookback"]
+        named = (int(lookbacks[name]) for name in self.features.names)
+        return history_bars(named, self.config.lookback, self.config.targets.sigma_window_bars)
+
+    def untrained(self, fold: Fold) -> tuple[str, ...]:
+        """Return the symbols without a label in the fold's training span."""
+        labels = zip(self.market.panel.symbols, self.targets.direction[:, fold.train.bars], strict=True)
+        return tuple(symbol for symbol, found in labels if not (found >= 0).any())
+
+    def unknown(self, fold: Fold) -> np.ndarray:
+        """Return bool `[asset, test bar]`: where live refuses a symbol that is young or was never trained, no forecast stands.
+
+        Where the data hold less before the test than live demands, all of that is demanded instead, so that a symbol is young
+        only beside others. Labels are learned from the first bar on all the same: features that lack history are missing or
+        shorter there, as they are told to the model, and nothing is traded on them.
+        """
+        panel = self.market.panel
+        young = young_bars(panel.present, min(self.history_bars, fold.test.start + 1))[:, fold.test.bars]
+        return young | np.isin(panel.symbols, self.untrained(fold))[:, None]
 
     def adapter(self, fold: Fold, ensemble: Ensemble, scaler: FeatureScaler) -> AdapterArrays:
         """Learn to adapt an ensemble to new regimes, from the bars that it knows; nothing where no rehearsal is asked for."""
@@ -253,8 +283,10 @@ class Walk:
             learned = learn_adapter(ensemble, past, engineer, scaler, config.targets, config.lookback, config.adaptation)
             write_tensors(folder / "adapter.safetensors", {name: torch.from_numpy(one) for name, one in learned.items()}, {})
 
-        tensors, _ = read_tensors(self.run.stage(f"adapter_{fold.test.start}", build) / "adapter.safetensors")
-        return {name: value.numpy() for name, value in tensors.items()}
+        def read(folder: Path) -> AdapterArrays:
+            return {name: value.numpy() for name, value in read_tensors(folder / "adapter.safetensors")[0].items()}
+
+        return read_stage(self.run, f"adapter_{fold.test.start}", build, read)
 
     def _compared(self, refit: Refit, adapter: AdapterArrays) -> Iterator[tuple[str, Predictions]]:
         """Forecasts of single members, other seeds, ablations, the control run, with continual steps, and adapted ones."""
@@ -263,6 +295,9 @@ class Walk:
             yield f"member_{part.name}", forecast_test(calibrated([member], [forecast], data), [forecast], data)
         for seed in range(1, self.config.num_seeds):
             yield f"ensemble_seed_{seed}", refit.predictions(seed)
+            if self.config.ablations:
+                name, member, forecast = refit.fitted[0].name, refit.ensembles[seed].members[0], refit.forecasts[seed][0]
+                yield f"member_{name}_seed_{seed}", forecast_test(calibrated([member], [forecast], data), [forecast], data)
         for name, (model, forecast) in refit.others.items():
             alone = Ensemble([model]) if name == CONTROL else calibrated([model], [forecast], data)
             yield name, forecast_test(alone, [forecast], data)
@@ -271,12 +306,12 @@ class Walk:
         if adapter:
             yield META_LEARNING, self._adapted(refit, adapter)
 
-    def _chance_hits(self, refit: Refit) -> np.ndarray | None:
+    def _chance_hits(self, refit: Refit, unknown: np.ndarray) -> np.ndarray | None:
         """Return what the control's answers on the test span may hit by chance."""
         if CONTROL not in refit.others:
             return None
         data, (model, forecast) = refit.data, refit.others[CONTROL]
-        answers = likeliest(forecast_test(Ensemble([model]), [forecast], data).probabilities)
+        answers = likeliest(forget(forecast_test(Ensemble([model]), [forecast], data), unknown).probabilities)
         labels, seed = data.targets.direction, self.config.bootstrap.seed
         return chance_hits(data.features, labels, data.fold, answers, self.config.lookback, seed=seed)
 
@@ -341,27 +376,20 @@ class Walk:
                     save_fitted(folder / f"{fitted.name}.safetensors", fitted)
             self.run.upload(CURVES)
 
-        folder = self.run.stage(name, build)
-        return {task.name: load_fitted(folder / f"{task.name}.safetensors") for task in tasks}
+        def read(folder: Path) -> dict[str, FittedMember]:
+            return {task.name: load_fitted(folder / f"{task.name}.safetensors") for task in tasks}
 
-    def _other_tasks(self, data: FoldData, tasks: Sequence[MemberTask]) -> list[MemberTask]:
-        """Return the ablations of the first member and, last, the control: the last member on shuffled labels."""
-        others = _ablations(tasks[0]) if self.config.ablations else []
+        return read_stage(self.run, name, build, read)
+
+    def _other_tasks(self, data: FoldData, tasks: Sequence[MemberTask]) -> tuple[list[MemberTask], dict[str, str]]:
+        """Return the ablations of the first member and, last, the control: the last member on shuffled labels.
+
+        Beside them stand the ablations that can show nothing, with the reason.
+        """
+        others, skipped = ablations(tasks[0], data) if self.config.ablations else ([], {})
         if self.config.shuffled_label_run:
             others.append(replace(tasks[-1], name=CONTROL, shuffle_labels=True))
-        return others
-
-
-def _ablations(task: MemberTask) -> list[MemberTask]:
-    """Return fits without the graph across assets and without each category of features."""
-    found = [replace(task, name="without_graph", forecaster=task.forecaster.model_copy(update={"graph": False}))]
-    present = [category for category in CATEGORIES if any(category_of(name) == category for name in task.feature_names)]
-    for category in present if len(present) > 1 else []:
-        columns = columns_of(task.feature_names, [one for one in present if one != category])
-        read = {"columns": columns, "regime_columns": regime_columns(task.feature_names, columns)}
-        forecaster = task.forecaster.model_copy(update=read)
-        found.append(replace(task, name=f"without_{category}", forecaster=forecaster))
-    return found
+        return others, skipped
 
 
 def progress_bar(label: str, unit: str, total: int) -> tqdm:

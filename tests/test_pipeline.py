@@ -13,13 +13,19 @@ import torch
 
 from cryptoml import pipeline
 from cryptoml.config import ExperimentConfig
-from cryptoml.data.panel import CANDLE_FIELDS
+from cryptoml.data.panel import CANDLE_FIELDS, Panel
+from cryptoml.data.run_folder import RunFolder
+from cryptoml.data.stage import read_stage
 from cryptoml.data.synthetic import synthetic_market
 from cryptoml.errors import ConfigError, CryptomlError, DataError
+from cryptoml.evaluation.report import strict_json
+from cryptoml.evaluation.report.summary import sentences
 from cryptoml.evaluation.selection import deflated_sharpe_of_returns
 from cryptoml.features.engineer import AdvancedFeatureEngineer, build_features
 from cryptoml.features.scaling import FeatureScaler
 from cryptoml.features.targets import TargetConfig, make_targets
+from cryptoml.live.prediction import Refusal
+from cryptoml.live.predictor import Predictor
 from cryptoml.models.bundle import load_bundle
 from cryptoml.pipeline import Market, Outcome, Stages, open_market, plan_folds, run_pipeline
 from cryptoml.training.adaptation import build_learner
@@ -31,6 +37,8 @@ ISSUED = [
     *("symbol", "timestamp", "available_at", "horizon_bars", "p_down", "p_sideways", "p_up", "q10", "q50", "q90"),
     *("volatility", "regime", "position_size", "action", "confidence"),
 ]
+SHORT = ["price_return_1h", "price_zscore_close_20", "price_sma_distance_200", "time_hour_*"]
+"""Features that need at most 200 bars of history."""
 PROBABILITIES = ["p_down", "p_sideways", "p_up"]
 OUTPUTS = ["bundle", "predictions.parquet", "report.html", "report.json"]
 
@@ -189,6 +197,19 @@ class TestComparisons:
         assert not moved[: len(moved) // 2].any()
         assert moved[len(moved) // 2 + 1 :].any()
 
+    def test_a_category_without_any_value_is_not_ablated(self, tmp_path: Path, market: Market) -> None:
+        config = tiny_experiment(sweep={"num_trials": 0}, shuffled_label_run=False, ablations=True, num_seeds=2)
+        config = config.updated(features={"categories": ["price", "time", "onchain"]}, adaptation={"rehearsals": 0})
+        run_pipeline(config, market, tmp_path, train_end=TRAIN_END)
+        report = json.loads((tmp_path / "report.json").read_text())
+        assert list(report["ablations"]) == ["graph", "price", "time"]
+        assert report["missing"]["ablation of onchain"] == "no onchain feature holds a value in the training data"
+        assert report["ablations"]["price"]["num_seeds"] == 2
+        spread, change = (report["ablations"]["price"]["change"]["auc"][name] for name in ("seed_spread", "better"))
+        assert spread > 0
+        assert change in (None, True, False)
+        assert list(report["seeds"]) == ["ensemble", "member_tft"]
+
 
 class TestRepetition:
     def test_the_same_seed_gives_identical_predictions(self, tmp_path: Path, outcome: Outcome, market: Market) -> None:
@@ -269,6 +290,14 @@ class TestFolds:
             run_pipeline(config.updated(lookback=1200), market, tmp_path, train_end=TRAIN_END)
 
 
+def test_a_stage_that_cannot_be_read_twice_is_named(tmp_path: Path) -> None:
+    def refuse(folder: Path) -> None:
+        raise ValueError("mmap length is greater than file size")
+
+    with pytest.raises(DataError, match=r"features cannot be read: mmap length"):
+        read_stage(RunFolder(tmp_path, "key"), "features", lambda folder: None, refuse)
+
+
 class TestInterruption:
     @pytest.mark.parametrize("stage", ["features", "fit"])
     def test_leaves_no_output_and_goes_on_where_it_stopped(
@@ -293,6 +322,31 @@ class TestInterruption:
         counted = Counted()
         resumed = run_pipeline(config, market, tmp_path, train_end=TRAIN_END, stages=counted.stages())
         assert counted.calls == []
+        pd.testing.assert_frame_equal(resumed.predictions, plain.predictions, check_exact=True)
+
+    @pytest.mark.parametrize(("file", "again"), [("features/values.npy", "features"), ("fold_*/tcn.safetensors", "fit")])
+    def test_a_damaged_stage_is_made_again_with_a_warning(
+        self,
+        tmp_path: Path,
+        config: ExperimentConfig,
+        market: Market,
+        plain: Outcome,
+        file: str,
+        again: str,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(pipeline, "evaluate_all", interrupt)
+            with pytest.raises(Interrupted):
+                run_pipeline(config, market, tmp_path, train_end=TRAIN_END)
+        damaged = next(tmp_path.glob(f".work/*/{file}"))
+        with damaged.open("r+b") as handle:
+            handle.truncate(500)
+        counted = Counted()
+        resumed = run_pipeline(config, market, tmp_path, train_end=TRAIN_END, stages=counted.stages())
+        assert counted.calls == [again]
+        assert f"{damaged.parent} is damaged and made again" in caplog.text
         pd.testing.assert_frame_equal(resumed.predictions, plain.predictions, check_exact=True)
 
     @pytest.mark.parametrize("step", ["save_bundle", "write_report"])
@@ -331,9 +385,67 @@ def interrupt(*_: Any, **__: Any) -> None:
     raise Interrupted
 
 
+@pytest.fixture(scope="module")
+def listed_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("listed")
+
+
+@pytest.fixture(scope="module")
+def listed(listed_folder: Path, market: Market) -> tuple[Panel, pd.DataFrame]:
+    """Of three symbols one is listed late in the training span, one after it."""
+    config = tiny_experiment(sweep={"num_trials": 0}, features={"include": SHORT})
+    candles = market.panel.candles.copy()
+    candles[1, :900] = np.nan
+    candles[2, :1000] = np.nan
+    panel = replace(market.panel, candles=candles)
+    outcome = run_pipeline(config, replace(market, panel=panel, synthetic=None), listed_folder, train_end=TRAIN_END)
+    return panel, outcome.predictions
+
+
+class TestHistory:
+    """What live refuses is not forecast offline either."""
+
+    def test_offline_forecasts_stand_where_live_ones_do(self, listed_folder: Path, listed: tuple[Panel, pd.DataFrame]) -> None:
+        panel, frame = listed
+        predictor = Predictor(listed_folder / "bundle")
+        start = panel.timestamps.get_loc(MIDNIGHT)
+        assert 900 < start < 900 + predictor.history_bars - 1 < panel.num_bars
+        live = np.isfinite(predictor.decide_bars(panel)[0].volatility)
+        table = np.zeros_like(live)
+        for symbol, rows in frame.groupby("symbol"):
+            table[panel.index_of(str(symbol)), panel.timestamps.get_indexer(pd.DatetimeIndex(rows["timestamp"]))] = True
+        np.testing.assert_array_equal(table[:, start:], live[:, start:])
+        assert table[0, start:].all()
+        assert table[1].argmax() == 900 + predictor.history_bars - 1
+
+    def test_a_symbol_without_training_labels_is_none_that_the_bundle_was_trained_on(
+        self, listed_folder: Path, listed: tuple[Panel, pd.DataFrame]
+    ) -> None:
+        panel, frame = listed
+        predictor = Predictor(listed_folder / "bundle")
+        assert predictor.symbols == panel.symbols
+        assert predictor.trained == panel.symbols[:2]
+        assert panel.symbols[2] not in set(frame["symbol"])
+        found = predictor.predict({symbol: panel.frame(symbol) for symbol in panel.symbols})
+        assert [one.refusal for one in found] == [None, None, Refusal.NEVER_TRAINED]
+
+    def test_data_shorter_than_live_demands_are_forecast_and_say_so(self, plain: Outcome, market: Market) -> None:
+        assert plain.predictions.groupby("symbol").size().tolist() == [1500 - market.panel.timestamps.get_loc(MIDNIGHT)] * 3
+        assert "live demands 2063 bars" in plain.report.missing["history of a live forecast"]
+
+    def test_symbols_that_are_old_enough_keep_every_figure(
+        self, tmp_path: Path, config: ExperimentConfig, market: Market, plain: Outcome, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("cryptoml.walk_forward.forget", lambda predictions, _: predictions)
+        kept = run_pipeline(config, market, tmp_path, train_end=TRAIN_END)
+        pd.testing.assert_frame_equal(kept.predictions, plain.predictions, check_exact=True)
+        assert strict_json(kept.report.ensemble.figures) == strict_json(plain.report.ensemble.figures)
+
+
 class TestData:
     def test_gaps_listings_and_another_timeframe(self, tmp_path: Path) -> None:
         config = tiny_experiment(sweep={"num_trials": 0}, shuffled_label_run=False, market={"timeframe": "4h"})
+        config = config.updated(features={"include": SHORT})
         panel = synthetic_market(config.market).panel
         candles = panel.candles.copy()
         candles[1, :500] = np.nan
@@ -352,6 +464,18 @@ class TestData:
         config = tiny_experiment(sweep={"num_trials": 0}, shuffled_label_run=False, market={"num_assets": 1})
         outcome = run_pipeline(config, open_market("synthetic", config), tmp_path)
         assert outcome.predictions["symbol"].nunique() == 1
+
+    def test_figures_that_two_symbols_or_no_trade_cannot_have_are_explained(self, tmp_path: Path) -> None:
+        config = tiny_experiment(sweep={"num_trials": 0}, market={"num_assets": 2}, trading={"min_confidence": 0.99})
+        report = run_pipeline(config.updated(ablations=True), open_market("synthetic", config), tmp_path).report
+        assert "at least 3 symbols" in report.missing["IC, rank IC and ICIR"]
+        assert "traded nothing" in report.missing["Sharpe ratio"]
+        assert "one seed was fitted" in report.missing["spread between initialisations"]
+        assert all("rank_ic" not in measures for measures in report.comparisons.values())
+        said = dict(sentences(report))
+        assert "nothing was traded" in said["Trading"]
+        assert "n/a" not in " ".join(said.values())
+        assert "n/a (" not in (tmp_path / "report.html").read_text()
 
     def test_a_folder_of_candles_is_a_market(self, tmp_path: Path, market: Market, config: ExperimentConfig) -> None:
         for symbol in market.panel.symbols:

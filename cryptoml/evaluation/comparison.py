@@ -4,11 +4,12 @@ A difference is `candidate - reference`. Both are resampled by the same blocks o
 interval is that of the difference itself. Rows that either side does not forecast are left out of both.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.stats import t as student_t
 
 from cryptoml.data.schema import bars_per_year
 from cryptoml.evaluation import classification, forecast
@@ -25,7 +26,7 @@ from cryptoml.evaluation.statistics import (
 from cryptoml.evaluation.uncertainty import difference_interval
 from cryptoml.trading.forecasts import Forecasts
 
-__all__ = ["MEASURES", "Measure", "compare"]
+__all__ = ["MEASURES", "Measure", "compare", "judge_refit", "seed_spread"]
 
 Rows = np.ndarray
 
@@ -58,7 +59,7 @@ def compare(inputs: EvaluationInput, candidate: Evaluation, reference: Evaluatio
 
     Returns:
         Measure -> `value`, `low`, `high` of the difference, `better` (True or False where the interval excludes zero, else
-        None), in the order of `MEASURES`.
+        None), in the order of `MEASURES`; a measure whose difference cannot be said on these rows is left out.
     """
     found = {}
     for measure in MEASURES:
@@ -68,8 +69,44 @@ def compare(inputs: EvaluationInput, candidate: Evaluation, reference: Evaluatio
         rows = sides[0] & sides[1]
         first, second = (measure.statistic(inputs, side, rows) for side in (candidate, reference))
         difference = difference_interval(first, second, **inputs.resampling)
+        if not np.isfinite(difference.value):
+            continue
         found[measure.name] = {**difference._asdict(), "better": _verdict(difference.low, difference.high, measure)}
     return found
+
+
+def seed_spread(inputs: EvaluationInput, runs: Sequence[Evaluation]) -> dict[str, float]:
+    """Return how much each measure changes by another seed alone; nothing for one run.
+
+    That is the half-width of the interval, at the level of all intervals, in which the difference between two fits with other
+    seeds lies: Student's t times the deviation over the runs times the root of 2. Two runs say little, so theirs is wide.
+
+    Args:
+        inputs: The test bars.
+        runs: One model with other seeds.
+    """
+    changes = [compare(inputs, run, runs[0]) for run in runs[1:]]
+    shared = [name for name in changes[0] if all(name in change for change in changes)] if changes else []
+    values = {name: [0.0, *(change[name]["value"] for change in changes)] for name in shared}
+    factor = np.sqrt(2) * student_t.ppf((1 + inputs.bootstrap.level) / 2, max(1, len(changes)))
+    return {name: float(factor * np.std(found, ddof=1)) for name, found in values.items()}
+
+
+def judge_refit(changes: Mapping[str, Mapping[str, Any]], spread: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+    """Return differences between two fits of one initialisation each, judged by what another initialisation changes.
+
+    Their intervals cover the test bars alone, so `better` stands only where the difference exceeds the spread too. Where that
+    is not known, or zero because seeds happen to agree to the last answer, there is no verdict.
+
+    Args:
+        changes: From `compare`.
+        spread: From `seed_spread`; empty where no other seed was fitted.
+    """
+    judged = {}
+    for name, change in changes.items():
+        beyond = 0 < spread.get(name, 0.0) < abs(change["value"])
+        judged[name] = {**change, "better": change["better"] if beyond else None, "seed_spread": spread.get(name)}
+    return judged
 
 
 def _verdict(low: float, high: float, measure: Measure) -> bool | None:

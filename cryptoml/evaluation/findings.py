@@ -32,8 +32,10 @@ def ensemble_table(names: Sequence[str], ensemble: Ensemble) -> dict[str, Any]:
 def control_table(inputs: EvaluationInput, control: Evaluation, chance_hits: np.ndarray, level: float = 0.99) -> dict[str, Any]:
     """Return what the run on shuffled labels hit, and the interval in which random functions of the features hit.
 
-    It found nothing where its accuracy lies inside; None where the test is too short to say. The level is 99% because
-    the control is one of many runs: at 95% every twentieth honest one would be accused.
+    It found nothing where its accuracy lies inside. It cannot tell, which `found nothing` says in words, where no answer has a
+    label, or where the interval is one point: a control that names one class of each symbol throughout is right as often as any
+    function with that mix of answers, whatever it learned. The level is 99% because the control is one of many runs: at 95%
+    every twentieth honest one would be accused.
 
     Args:
         inputs: The test bars.
@@ -51,8 +53,14 @@ def control_table(inputs: EvaluationInput, control: Evaluation, chance_hits: np.
         "low": float(low),
         "high": float(high),
         "level": level,
-        "found nothing": bool(low - _ROUNDING <= accuracy <= high + _ROUNDING) if counted else None,
+        "found nothing": _nothing_found(accuracy, float(low), float(high)) if counted else "cannot tell: no answer has a label",
     }
+
+
+def _nothing_found(accuracy: float, low: float, high: float) -> bool | str:
+    if high - low <= _ROUNDING:
+        return "cannot tell: it names one class throughout, which is right as often whatever was learned"
+    return low - _ROUNDING <= accuracy <= high + _ROUNDING
 
 
 def ceiling_table(market: SyntheticMarket, inputs: EvaluationInput, ensemble: Evaluation) -> dict[str, float]:

@@ -7,6 +7,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 __all__ = [
+    "MIN_ASSETS",
     "coverage",
     "cross_sectional_ic",
     "ic_summary",
@@ -19,6 +20,9 @@ __all__ = [
     "qlike_losses",
     "rank_information_coefficient",
 ]
+
+MIN_ASSETS = 3
+"""Fewest assets whose correlation is worth a name."""
 
 
 def information_coefficient(score: np.ndarray, realised: np.ndarray) -> float:
@@ -33,7 +37,9 @@ def rank_information_coefficient(score: np.ndarray, realised: np.ndarray) -> flo
     return _correlation(rankdata(score), rankdata(realised))
 
 
-def cross_sectional_ic(score: np.ndarray, realised: np.ndarray, *, ranked: bool = False, min_assets: int = 3) -> np.ndarray:
+def cross_sectional_ic(
+    score: np.ndarray, realised: np.ndarray, *, ranked: bool = False, min_assets: int = MIN_ASSETS
+) -> np.ndarray:
     """Return the correlation across assets at every bar `[time]`.
 
     NaN at bars with fewer than `min_assets` pairs, or where either side is constant.

@@ -1,24 +1,26 @@
 """What a search tried: every trial's returns on the bars it was chosen on, and how much of the winner is luck."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from cryptoml.evaluation.selection import backtest_overfitting
+from cryptoml.training.trial import SweepTrial
 
 __all__ = ["TrialReturns", "selection_figures", "trial_returns"]
 
 
 @dataclass(frozen=True, eq=False)
 class TrialReturns:
-    """Net returns per bar of every configuration that a search tried.
+    """Net returns per bar of every configuration that a search judged.
 
     Attributes:
         names: Of the trials.
         returns: `[time, trial]`, fractions of equity.
-        num_ended: Trials that were pruned or failed, and left no returns; they count as tried.
+        num_ended: Configurations that were pruned, and left no returns; they count as tried.
     """
 
     names: tuple[str, ...]
@@ -27,7 +29,7 @@ class TrialReturns:
 
     @property
     def num_trials(self) -> int:
-        """Configurations tried, those that ended early included."""
+        """Configurations judged, those that ended early included."""
         return len(self.names) + self.num_ended
 
     @property
@@ -42,15 +44,28 @@ class TrialReturns:
         return float(self.sharpe_ratios.var(ddof=1)) if len(self.names) > 1 else None
 
 
-def trial_returns(returns: Mapping[int, np.ndarray], num_trials: int) -> TrialReturns:
-    """Put the returns of the trials of a search side by side.
+def trial_returns(returns: Mapping[int, np.ndarray], trials: Sequence[SweepTrial]) -> TrialReturns:
+    """Put the returns of the configurations of a search side by side.
+
+    A configuration counts once, however often it was started: by its first complete trial, else by one that was pruned. A
+    trial that failed, as one does that is interrupted, was never judged, so the search could not have chosen it.
 
     Args:
         returns: Number of a trial -> net returns per bar `[time]` on the bars that the search judged its trials on.
-        num_trials: Configurations tried in all.
+        trials: All trials of the search.
     """
-    stacked = np.stack(list(returns.values()), axis=1).astype(np.float64) if returns else np.empty((0, 0))
-    return TrialReturns(tuple(f"trial_{number}" for number in returns), stacked, num_trials - len(returns))
+    judged = [trial for trial in trials if trial.state != "FAIL"]
+    kept: dict[str, int] = {}
+    for trial in judged:
+        if trial.number in returns:
+            kept.setdefault(_configuration(trial), trial.number)
+    stacked = np.stack([returns[number] for number in kept.values()], axis=1).astype(np.float64) if kept else np.empty((0, 0))
+    num_ended = len({_configuration(trial) for trial in judged} - set(kept))
+    return TrialReturns(tuple(f"trial_{number}" for number in kept.values()), stacked, num_ended)
+
+
+def _configuration(trial: SweepTrial) -> str:
+    return json.dumps(trial.parameters, sort_keys=True, default=str)
 
 
 def selection_figures(trials: TrialReturns, num_blocks: int = 16) -> dict[str, Any]:

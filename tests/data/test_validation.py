@@ -279,3 +279,44 @@ def test_health_rows_are_flat() -> None:
     assert row["quarantined"] == "not_finite 2"
     assert row["rows_good"] == 1
     assert all(not isinstance(value, dict | list) for value in row.values())
+
+
+def shifted_to_end(bars_after_now: int, num_rows: int = 48) -> pd.DataFrame:
+    """Return candles bar by bar whose newest opens so many bars after the present."""
+    frame = candles(num_rows)
+    newest = pd.Timestamp.now(tz="UTC").floor("h") + bars_after_now * HOUR
+    return frame.assign(timestamp=newest - HOUR * np.arange(num_rows)[::-1])
+
+
+class TestFuture:
+    def test_a_bar_after_the_present_and_a_gap_is_put_aside(self) -> None:
+        frame = shifted_to_end(-24)
+        late = frame.tail(2).assign(timestamp=frame["timestamp"].tail(2) + pd.Timedelta(days=3650))
+        result = check(pd.concat([late, frame], ignore_index=True))
+        assert result.quarantine["reason"].tolist() == ["future_leap"] * 2
+        assert result.quarantine["row"].tolist() == [0, 1]
+        assert (result.health.missing_bars, result.health.last) == (0, frame["timestamp"].iloc[-1])
+        assert result.health.rows_read == result.health.rows_good + result.health.rows_quarantined
+
+    @pytest.mark.parametrize("bars", [-24, 24, 24 * 365])
+    def test_a_series_that_runs_past_the_present_bar_by_bar_is_allowed(self, bars: int) -> None:
+        result = check(shifted_to_end(bars))
+        assert len(result.good) == 48
+        assert result.quarantine.empty
+
+    def test_a_gap_before_the_present_is_only_counted(self) -> None:
+        frame = shifted_to_end(12).drop(index=[20, 21])
+        result = check(frame)
+        assert result.quarantine.empty
+        assert result.health.missing_bars == 2
+
+    def test_batches_together_show_a_leap_that_each_alone_does_not(self) -> None:
+        frame = shifted_to_end(-24)
+        late = frame.tail(1).assign(timestamp=frame["timestamp"].tail(1) + pd.Timedelta(days=3650))
+        parts = [check(frame), check(late, first_row=48)]
+        merged = merge_checks(parts)
+        assert [len(part.quarantine) for part in parts] == [0, 0]
+        assert merged.quarantine[["row", "reason"]].to_numpy().tolist() == [[48, "future_leap"]]
+        assert merged.health.missing_bars == 0
+        later = merge_checks([check(shifted_to_end(24).head(24)), check(shifted_to_end(24).tail(24), first_row=24)])
+        assert later.quarantine.empty

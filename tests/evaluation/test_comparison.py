@@ -7,13 +7,14 @@ import pytest
 
 from cryptoml.evaluation.baselines import buy_and_hold
 from cryptoml.evaluation.candidates import Candidate, EvaluationInput, gaussian_quantiles
-from cryptoml.evaluation.comparison import MEASURES, compare
+from cryptoml.evaluation.comparison import MEASURES, compare, judge_refit, seed_spread
 from cryptoml.evaluation.protocol import Evaluation, evaluate, trade
 from cryptoml.evaluation.seeds import SEED_FIGURES, seed_table
 from cryptoml.evaluation.selection import deflated_sharpe_of_returns
 from cryptoml.evaluation.trials import TrialReturns, selection_figures, trial_returns
 from cryptoml.evaluation.volatility_baselines import heterogeneous_autoregression
 from cryptoml.trading.forecasts import Forecasts
+from cryptoml.training.trial import SweepTrial
 
 
 def skilled(inputs: EvaluationInput, name: str, skill: float, seed: int = 0) -> Candidate:
@@ -98,7 +99,32 @@ def runs(planted) -> dict[str, Evaluation]:
 def trials(planted) -> TrialReturns:
     inputs = planted[0]
     made = {number: skilled(inputs, f"trial_{number}", 0.1, number) for number in range(5)}
-    return trial_returns({number: trade(inputs, trial)[1].net for number, trial in made.items()}, 6)
+    returns = {number: trade(inputs, trial)[1].net for number, trial in made.items()}
+    return trial_returns(returns, [tried(number, "COMPLETE" if number in made else "PRUNED") for number in range(6)])
+
+
+def tried(number: int, state: str, **parameters: float) -> SweepTrial:
+    return SweepTrial(number, parameters or {"dropout": number / 10}, {}, state)
+
+
+class TestRefits:
+    def test_seeds_differ_by_what_their_deviation_says_of_two_more(self, planted, runs: dict[str, Evaluation]) -> None:
+        areas = [run.figures["direction"]["auc"]["value"] for run in runs.values()]
+        spread = seed_spread(planted[0], list(runs.values()))
+        assert spread["auc"] == pytest.approx(4.3027 * np.sqrt(2) * np.std(areas, ddof=1), rel=1e-4)  # t of 2 degrees, 97.5%
+        assert spread["pinball_loss"] == 0
+        assert seed_spread(planted[0], [runs["0"]]) == {}
+
+    @pytest.mark.parametrize(
+        ("spread", "better"), [({"auc": 0.004}, False), ({"auc": 0.006}, None), ({"auc": 0.0}, None), ({}, None)]
+    )
+    def test_what_another_seed_changes_as_much_is_no_verdict(self, spread: dict[str, float], better: bool | None) -> None:
+        change = {"value": -0.005, "low": -0.007, "high": -0.003, "better": False}
+        assert judge_refit({"auc": change}, spread) == {"auc": {**change, "better": better, "seed_spread": spread.get("auc")}}
+
+    def test_what_bars_cannot_tell_from_zero_stays_open(self) -> None:
+        change = {"value": 0.02, "low": -0.01, "high": 0.05, "better": None}
+        assert judge_refit({"auc": change}, {"auc": 0.001})["auc"]["better"] is None
 
 
 class TestSeeds:
@@ -128,6 +154,18 @@ class TestTrials:
         np.testing.assert_array_equal(trials.returns[:, 3], alone)
         ratios = trials.returns.mean(axis=0) / trials.returns.std(axis=0, ddof=1)
         assert trials.sharpe_variance == pytest.approx(ratios.var(ddof=1))
+
+    def test_a_configuration_counts_once_however_often_it_was_started(self) -> None:
+        trials = [tried(number, state, dropout=0.1) for number, state in enumerate(("FAIL", "FAIL", "COMPLETE", "COMPLETE"))]
+        trials += [tried(4, "COMPLETE", dropout=0.2), tried(5, "PRUNED", dropout=0.3), tried(6, "PRUNED", dropout=0.1)]
+        trials += [tried(7, "FAIL", dropout=0.4)]
+        found = trial_returns({2: np.full(8, 0.1), 3: np.full(8, 0.1), 4: np.full(8, 0.2)}, trials)
+        assert found.names == ("trial_2", "trial_4")
+        assert found.returns[0].tolist() == [0.1, 0.2]
+        assert (found.num_trials, found.num_ended) == (3, 1)
+
+    def test_nothing_searched_is_nothing_tried(self) -> None:
+        assert trial_returns({}, []).num_trials == 0
 
     def test_figures_of_the_search(self, trials: TrialReturns) -> None:
         found = selection_figures(trials)

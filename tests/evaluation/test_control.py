@@ -5,7 +5,11 @@ import pytest
 from scipy.signal import lfilter
 
 from cryptoml.data.splits import Fold, Span
-from cryptoml.evaluation.control import chance_hits
+from cryptoml.evaluation.candidates import Candidate
+from cryptoml.evaluation.control import NUM_DRAWS, chance_hits
+from cryptoml.evaluation.findings import control_table
+from cryptoml.evaluation.protocol import evaluate
+from cryptoml.trading.forecasts import Forecasts
 
 FOLD = Fold(train=Span(0, 2400), validation=Span(2410, 2800), test=Span(2810, 4000))
 NUM_ASSETS, NUM_BARS, NUM_FEATURES, LOOKBACK = 3, 4000, 12, 32
@@ -86,3 +90,17 @@ def test_the_same_seed_gives_the_same_and_missing_features_do_no_harm(market) ->
     first, again, other = (chance_hits(gaps, direction, FOLD, said, LOOKBACK, num_draws=20, seed=seed) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
+
+
+def test_a_control_that_names_one_class_throughout_cannot_tell(planted):
+    inputs = planted[0]
+    probabilities = np.zeros((*inputs.test_panel.present.shape, 3))
+    probabilities[..., 1] = 1.0
+    forecasts = Forecasts.of(probabilities, inputs.ewma_volatility, horizon_bars=inputs.horizon_bars, timeframe="1h")
+    labels = inputs.targets.direction[:, inputs.bars]
+    hits = np.full(NUM_DRAWS, int((labels == 1).sum()))
+    table = control_table(inputs, evaluate(inputs, Candidate("shuffled_labels", forecasts)), hits)
+    assert table["low"] == table["high"]
+    assert table["found nothing"].startswith("cannot tell")
+    spread = hits + np.arange(NUM_DRAWS) - NUM_DRAWS // 2
+    assert control_table(inputs, evaluate(inputs, Candidate("shuffled_labels", forecasts)), spread)["found nothing"] is True

@@ -125,6 +125,42 @@ def test_json_is_strict_and_complete(report, written):
     assert stored == json.loads(strict_json(report_dict(report)))
 
 
+def test_an_ablation_is_judged_by_the_spread_between_seeds(report, tmp_path):
+    rng = np.random.default_rng(1)
+    forecasts = report.ensemble.candidate.forecasts
+    labels = report.inputs.targets.direction[:, report.inputs.bars]
+
+    def skilled(name, skill):
+        truth = np.eye(3)[np.maximum(labels, 0)] * skill
+        weights = rng.dirichlet([2, 2, 2], size=labels.shape) + truth
+        probabilities = weights / weights.sum(axis=-1, keepdims=True)
+        made = replace(report.ensemble.candidate, name=name, forecasts=replace(forecasts, probabilities=probabilities))
+        return evaluate(report.inputs, made)
+
+    whole = {one.name: one for one in (skilled("member_tft", 0.3), skilled("without_graph", 0.2))}
+    near = [skilled(f"member_tft_seed_{seed}", 0.3) for seed in range(1, 5)]
+    far = skilled("member_tft_seed_1", 0.1)
+    alone, judged, noisy = (replace(report, baselines=whole | {one.name: one for one in seeds}) for seeds in ([], near, [far]))
+    found = [report_dict(one)["ablations"]["graph"] for one in (alone, judged, noisy)]
+    changes = [one["change"]["accuracy"] for one in found]
+    assert changes[0]["high"] < 0
+    assert [change["better"] for change in changes] == [None, False, None]
+    assert changes[0]["seed_spread"] is None
+    assert changes[1]["seed_spread"] < -changes[1]["value"] < changes[2]["seed_spread"]
+    assert [one["num_seeds"] for one in found] == [1, 5, 2]
+    assert found[0]["interval_covers"] == "test bars, one initialisation"
+    assert "the spread between initialisations is unknown" in write_report(alone, tmp_path / "alone").read_text()
+    assert (
+        "exceeds what another seed alone may change, by 5 seeds of member tft"
+        in write_report(judged, tmp_path / "judged").read_text()
+    )
+
+
+def test_an_ablation_that_was_left_out_is_named_with_the_reason(report):
+    bare = replace(report, skipped={"without_onchain": "no onchain feature holds a value"}, missing={})
+    assert bare.absent == {"ablation of onchain": "no onchain feature holds a value"}
+
+
 def test_page_is_self_contained(page, written):
     assert page.loads == []
     text = written.read_text()

@@ -45,7 +45,9 @@ def check_candles(frame: pd.DataFrame, *, symbol: str, timeframe: str, source: s
     """Sort the rows of one symbol into good ones and quarantined ones.
 
     Each input row is kept, dropped as an identical copy of an earlier one, or quarantined with the first rule it breaks.
-    Of rows with one timestamp and different values the first stands. Gaps and unordered rows are only counted.
+    Of rows with one timestamp and different values the first stands. Gaps and unordered rows are only counted. Rows
+    after the present that a gap parts from those before it are an error of the feed; a series that runs past the present bar
+    by bar is a simulation and may.
 
     Args:
         frame: `timestamp` (epochs, aware datetimes or ISO text), `open, high, low, close, volume`, and any of `quote_volume`,
@@ -73,7 +75,9 @@ def check_candles(frame: pd.DataFrame, *, symbol: str, timeframe: str, source: s
     sound = first_faults(faults, len(frame)) < 0
     copies, conflicts = _repeated(micros, numbers, sound)
     faults.append(Fault("duplicate", "timestamp", conflicts))
-    kept = np.flatnonzero(sound & ~copies & ~conflicts)
+    leaps = _leaps(micros, sound & ~copies & ~conflicts, step)
+    faults.append(Fault("future_leap", "timestamp", leaps))
+    kept = np.flatnonzero(sound & ~copies & ~conflicts & ~leaps)
     kept = kept[np.argsort(micros[kept], kind="stable")]
     quarantine = quarantine_rows(frame, faults, rows=rows, stamps=stamps, symbol=symbol, source=source)
     return CandleCheck(
@@ -97,7 +101,8 @@ def check_candles(frame: pd.DataFrame, *, symbol: str, timeframe: str, source: s
 def merge_checks(checks: Sequence[CandleCheck]) -> CandleCheck:
     """Join checks of one symbol from several batches or files, earlier ones first.
 
-    Identical candles are kept once; where two differ at one timestamp the earlier check's stands and the other is quarantined.
+    Identical candles are kept once; where two differ at one timestamp the earlier check's stands and the other is quarantined,
+    as are bars after the present that a gap of all batches together parts from those before it.
 
     Raises:
         DataError: The checks are of different symbols or timeframes, or there is none.
@@ -114,9 +119,14 @@ def merge_checks(checks: Sequence[CandleCheck]) -> CandleCheck:
     micros = good["timestamp"].astype("int64").to_numpy()
     numbers = {name: good[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in _VALUES}
     copies, conflicts = _repeated(micros, numbers, np.ones(len(good), dtype=bool))
-    kept = np.flatnonzero(~copies & ~conflicts)
+    leaps = _leaps(micros, ~copies & ~conflicts, step)
+    kept = np.flatnonzero(~copies & ~conflicts & ~leaps)
     kept = kept[np.argsort(micros[kept], kind="stable")]
-    quarantine = pd.concat([*(check.quarantine for check in checks), _conflict_rows(good, origin, conflicts, first.symbol)])
+    put_aside = [
+        _stamp_faults(good, origin, rows, first.symbol, reason)
+        for rows, reason in ((conflicts, "duplicate"), (leaps, "future_leap"))
+    ]
+    quarantine = pd.concat([*(check.quarantine for check in checks), *put_aside])
     sources = tuple(dict.fromkeys(source for check in checks for source in check.health.sources))
     health = replace(
         first,
@@ -175,6 +185,14 @@ def _repeated(micros: np.ndarray, numbers: dict[str, np.ndarray], sound: np.ndar
     copies[order[~starts & same]] = True
     conflicts[order[~starts & ~same]] = True
     return copies, conflicts
+
+
+def _leaps(micros: np.ndarray, kept: np.ndarray, step: int) -> np.ndarray:
+    """Return bool [row]: kept rows after the present, where a gap parts them from those before it."""
+    stamps = np.unique(micros[kept])
+    ahead = int(np.searchsorted(stamps, pd.Timestamp.now(tz="UTC").value // 1_000, side="right"))
+    leaping = 0 < ahead < len(stamps) and stamps[ahead] - stamps[ahead - 1] > step
+    return kept & (micros >= stamps[ahead]) if leaping else np.zeros_like(kept)
 
 
 def _refuse_mixed(micros: np.ndarray, rows: np.ndarray, step: int, label: str) -> None:
@@ -239,8 +257,8 @@ def _candle_frame(micros: np.ndarray, numbers: dict[str, np.ndarray]) -> pd.Data
     return frame.astype({"timestamp": UTC_STAMP, "num_trades": "Int64"})
 
 
-def _conflict_rows(good: pd.DataFrame, origin: pd.DataFrame, conflicts: np.ndarray, symbol: str) -> pd.DataFrame:
-    hit = np.flatnonzero(conflicts)
+def _stamp_faults(good: pd.DataFrame, origin: pd.DataFrame, rows: np.ndarray, symbol: str, reason: str) -> pd.DataFrame:
+    hit = np.flatnonzero(rows)
     if not len(hit):
         return empty_quarantine()
     stamps = good["timestamp"].iloc[hit].reset_index(drop=True)
@@ -249,6 +267,6 @@ def _conflict_rows(good: pd.DataFrame, origin: pd.DataFrame, conflicts: np.ndarr
         "timestamp": stamps,
         "column": "timestamp",
         "value": stamps.astype("str"),
-        "reason": "duplicate",
+        "reason": reason,
     }
     return origin.iloc[hit].reset_index(drop=True).assign(**columns).astype(empty_quarantine().dtypes.to_dict())

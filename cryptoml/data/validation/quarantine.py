@@ -21,6 +21,7 @@ REASONS: dict[str, str] = {
     "open_outside_range": "open is outside [low, high]",
     "close_outside_range": "close is outside [low, high]",
     "misaligned": "the timestamp is not on the grid of the timeframe",
+    "future_leap": "the bar lies after the present, and bars before it are absent",
     "duplicate": "an earlier row has this key and other values",
     "unknown_side": "the side of a trade is neither buy nor sell",
     "unordered_book": "levels are not ordered from the best price outwards",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cryptoml.evaluation.candidates import EvaluationInput
-from cryptoml.evaluation.comparison import compare
+from cryptoml.evaluation.comparison import compare, judge_refit, seed_spread
 from cryptoml.evaluation.protocol import Evaluation
 from cryptoml.evaluation.seeds import seed_table
 
@@ -110,13 +110,30 @@ class Report:
 
     @cached_property
     def ablation_table(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """Part -> measure -> what switching it off changes, with its interval."""
-        return {part: compare(self.inputs, without, whole) for part, (without, whole) in self.ablations.items()}
+        """Part -> measure -> what switching it off changes, with its interval.
+
+        What was fitted again without the part is judged by the spread between seeds too (`seed_spread`).
+        """
+        table = {part: compare(self.inputs, without, whole) for part, (without, whole) in self.ablations.items()}
+        spread = seed_spread(self.inputs, self.refit_seeds) if self.refits else {}
+        return {part: judge_refit(found, spread) if part in self.refits else found for part, found in table.items()}
+
+    @cached_property
+    def refits(self) -> tuple[str, ...]:
+        """Parts whose ablation is a fit of its own, with an initialisation of its own; the others rest on the same fits."""
+        return tuple(part for part, (without, _) in self.ablations.items() if without is not self.ensemble)
+
+    @cached_property
+    def refit_seeds(self) -> list[Evaluation]:
+        """What the refits are compared with, and the same with other seeds."""
+        whole = self.ablations[self.refits[0]][1]
+        matches = ((_SEED.fullmatch(name), one) for name, one in self.baselines.items())
+        return [whole, *(one for match, one in matches if match and match[1] == whole.name)]
 
     @property
     def absent(self) -> dict[str, str]:
         """Everything that is not here, with the reason."""
-        return {**{f"baseline {name}": reason for name, reason in self.skipped.items()}, **self.missing}
+        return {**{_absence(name): reason for name, reason in self.skipped.items()}, **self.missing}
 
 
 def report_dict(report: Report) -> dict[str, Any]:
@@ -131,7 +148,13 @@ def report_dict(report: Report) -> dict[str, Any]:
         "ensemble_minus_baseline": report.comparisons,
         "seeds": report.seeds,
         "ablations": {
-            part: {"without": without.name, "with": whole.name, "change": report.ablation_table[part]}
+            part: {
+                "without": without.name,
+                "with": whole.name,
+                "interval_covers": "test bars, one initialisation" if part in report.refits else "test bars, the same fits",
+                "num_seeds": len(report.refit_seeds) if part in report.refits else None,
+                "change": report.ablation_table[part],
+            }
             for part, (without, whole) in report.ablations.items()
         },
         "selection": dict(report.selection),
@@ -146,6 +169,11 @@ def report_dict(report: Report) -> dict[str, Any]:
         "data_health": [dict(row) for row in report.health],
         "config": dict(report.config),
     }
+
+
+def _absence(name: str) -> str:
+    part = name.removeprefix("without_")
+    return f"baseline {name}" if part == name else f"ablation of {part}"
 
 
 def _data(inputs: EvaluationInput) -> dict[str, Any]:

@@ -34,12 +34,16 @@ def number(value: float | None, style: str) -> str:
 
 
 def ranged(figure: Mapping[str, float], style: str) -> str:
-    """Return a figure with its interval: `0.523 (0.515 to 0.531)`."""
+    """Return a figure with its interval: `0.523 (0.515 to 0.531)`; `n/a` alone where it cannot be said."""
+    if not np.isfinite(figure["value"]):
+        return "n/a"
     return f"{number(figure['value'], style)} ({number(figure['low'], style)} to {number(figure['high'], style)})"
 
 
 def figure(values: Mapping[str, float], style: str) -> str:
-    """Return a figure with its interval in small type, as markup."""
+    """Return a figure with its interval in small type, as markup; `n/a` alone where it cannot be said."""
+    if not np.isfinite(values["value"]):
+        return "n/a"
     low, high = number(values["low"], style), number(values["high"], style)
     return f"{number(values['value'], style)} <small>{low} to {high}</small>"
 

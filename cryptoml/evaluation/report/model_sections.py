@@ -34,8 +34,8 @@ _SEED_STYLES = {
 def model_cards(report: Report) -> Iterator[str]:
     """What the model looks at, what each part is worth, how it was trained."""
     columns = ("without", *(measure.label for measure in MEASURES))
-    note = "What changes where a part is switched off, on the same bars. Red: the part helps beyond noise; green: it harms."
-    yield card("Ablations", note, table(columns, difference_rows(report.ablation_table)) if report.ablations else "")
+    shown = table(columns, difference_rows(report.ablation_table)) if report.ablations else ""
+    yield card("Ablations", _ablation_note(report), shown)
     largest = "Mean selection weight, the thirty largest, in the colour of their category."
     yield pair(
         card("Feature importance", largest, chart(model_charts.importance_bars(report.importance))),
@@ -76,6 +76,19 @@ def data_cards(report: Report) -> Iterator[str]:
         yield card("Settings", "", f"<details><summary>All settings</summary><pre>{settings}</pre></details>")
 
 
+def _ablation_note(report: Report) -> str:
+    note = "What changes where a part is switched off, on the same bars. Red: the part helps beyond noise; green: it harms."
+    if not report.refits:
+        return note
+    covered = "Intervals cover the test bars and one initialisation"
+    if len(report.refit_seeds) < 2:
+        unknown = "the spread between initialisations is unknown, so what was fitted again without a part gets no verdict"
+        return f"{note} {covered}: {unknown}."
+    seeds = f"{len(report.refit_seeds)} seeds of {shown_name(report.refit_seeds[0].name)}"
+    judged = f"counts as beyond noise where it also exceeds what another seed alone may change, by {seeds}"
+    return f"{note} {covered}; what was fitted again without a part {judged}."
+
+
 def _trials_table(report: Report) -> str:
     if not report.trials:
         return ""
@@ -98,8 +111,8 @@ def _trials_table(report: Report) -> str:
 
 def _selection(figures: Mapping[str, Any]) -> dict[str, Any]:
     labels = {
-        "num_trials": "configurations tried",
-        "num_ended": "of them pruned or failed",
+        "num_trials": "configurations judged",
+        "num_ended": "of them pruned",
         "num_bars": "bars they were judged on",
         "best_sharpe_per_bar": "best Sharpe ratio per bar",
         "sharpe_variance_per_bar": "variance of Sharpe ratios per bar",

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from cryptoml.evaluation.protocol import Evaluation
 from cryptoml.evaluation.report.content import CONTROL, Report
 from cryptoml.evaluation.report.markup import number, ranged
@@ -68,17 +70,26 @@ def sentences(report: Report) -> Iterator[tuple[str, str]]:
     )
     yield (
         "Trading",
-        f"net Sharpe ratio {ranged(trading['sharpe_ratio'], '+.2f')} at {trading['side_cost_bps']:g} bps per side; the trades "
-        f"break even at {number(trading['break_even_cost_bps'], '.1f')} bps. {_deflation(trading)}",
+        _trades(trading)
+        if report.ensemble.backtest.turnover.any()
+        else "nothing was traded, so there is no Sharpe ratio to judge.",
     )
-    if _RIVAL in report.comparisons:
-        yield "Against LightGBM", _rivalry(report.comparisons[_RIVAL])
+    rivalry = _rivalry(report.comparisons.get(_RIVAL, {}))
+    if rivalry:
+        yield "Against LightGBM", rivalry
     volatility = _volatility(report)
     if volatility:
         yield "Volatility", volatility
     if report.others.get(CONTROL) is not None:
         auc = report.others[CONTROL].figures["direction"]["auc"]
         yield "Control", f"the same model on shuffled labels reaches an AUC of {ranged(auc, '.3f')}."
+
+
+def _trades(trading: Mapping[str, Any]) -> str:
+    return (
+        f"net Sharpe ratio {ranged(trading['sharpe_ratio'], '+.2f')} at {trading['side_cost_bps']:g} bps per side; the trades "
+        f"break even at {number(trading['break_even_cost_bps'], '.1f')} bps. {_deflation(trading)}"
+    )
 
 
 def _deflation(trading: Mapping[str, Any]) -> str:
@@ -90,14 +101,17 @@ def _deflation(trading: Mapping[str, Any]) -> str:
 def _rivalry(measures: Mapping[str, Mapping[str, Any]]) -> str:
     names = {"auc": ("AUC", "+.4f"), "rank_ic": ("rank IC", "+.4f"), "sharpe_ratio": ("net Sharpe ratio", "+.2f")}
     parts = [
-        f"{label} {ranged(measures[name], style)}, {_verdict(measures[name]['better'])}"
+        f"{label} {ranged(measures[name], style)}, {_verdict(measures[name])}"
         for name, (label, style) in names.items()
         if name in measures
     ]
-    return "; ".join(parts) + " (ensemble minus LightGBM on the same features and bars)."
+    return "; ".join(parts) + " (ensemble minus LightGBM on the same features and bars)." if parts else ""
 
 
-def _verdict(better: bool | None) -> str:
+def _verdict(difference: Mapping[str, Any]) -> str:
+    better = difference["better"]
+    if not np.isfinite([difference["low"], difference["high"]]).all():
+        return "too few bars to tell it from noise"
     return "no difference beyond noise" if better is None else "better beyond noise" if better else "worse beyond noise"
 
 
@@ -107,5 +121,5 @@ def _volatility(report: Report) -> str:
     har = report.comparisons.get("har", {}).get("qlike")
     if har is not None:
         har_qlike = report.others["har"].figures["volatility"]["qlike"]["value"]
-        rivals.append(f"HAR {number(har_qlike, '.3f')} ({_verdict(har['better'])})")
+        rivals.append(f"HAR {number(har_qlike, '.3f')} ({_verdict(har)})")
     return f"QLIKE {ranged(own['qlike'], '.3f')}, lower is better; {', '.join(rivals)}."
