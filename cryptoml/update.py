@@ -5,10 +5,12 @@
 
     known to the champion | bars to learn | gap | bars to judge | bars whose labels are still open
 
-Neither model has read a label of the judging bars, nor one that reaches into them. An adaptation, which lasts for a regime
-alone, is judged as it is used: made anew again and again along the judging bars, each time from what was known by then.
+Neither model has read a label of the judging bars, nor one that reaches into them; what the adapter of an adapted champion has
+read counts. An adaptation, which lasts for a regime alone, is judged as it is used: made anew again and again along the judging
+bars, each time from what was known by then. A challenger whose duel is settled, by a loss or by a rollback, is not made again.
 """
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -21,9 +23,8 @@ import pandas as pd
 from cryptoml.data.panel import Panel
 from cryptoml.data.splits import Span
 from cryptoml.errors import BundleError, ConfigError, DataError
-from cryptoml.evaluation.drift import Drift, forecast_losses, measure_drift
-from cryptoml.evaluation.statistics import pooled_mean_statistic
-from cryptoml.evaluation.uncertainty import Interval, interval
+from cryptoml.evaluation.drift import Drift, forecast_losses, measure_drift, past_stability, shift_limits
+from cryptoml.evaluation.uncertainty import Interval, least_bars, mean_interval
 from cryptoml.features.engineer import FeatureConfig, FeaturePanel
 from cryptoml.features.scaling import FeatureScaler
 from cryptoml.features.targets import REGIMES, TargetConfig, Targets, make_targets
@@ -31,30 +32,20 @@ from cryptoml.models.bundle import Bundle
 from cryptoml.models.ensemble import Predictions
 from cryptoml.models.registry import Registry
 from cryptoml.training.adaptation import AdaptationConfig, adapt, adapt_through, build_learner, support_set
+from cryptoml.training.identity import code_version
 from cryptoml.training.renewal import renew
-from cryptoml.update_config import Strategy, UpdateConfig
+from cryptoml.update_config import UpdateConfig
+from cryptoml.update_plan import LEAST_MEASURED, Spans, choose_method, plan_spans
 
-__all__ = ["Duel", "Spans", "Strategy", "Update", "UpdateConfig", "check_comparable", "plan_spans", "update"]
+__all__ = ["Duel", "Update", "UpdateConfig", "check_comparable", "update"]
 
 logger = logging.getLogger(__name__)
 
 JUDGED_BY = ("horizons", "primary_horizon", "quantiles", "direction_threshold", "volatility_halflife_bars")
 """Settings of the targets in which models must agree to be compared; what regimes look like may differ."""
 
-
-@dataclass(frozen=True)
-class Spans:
-    """Forecast origins of an update, in order.
-
-    Attributes:
-        reference: The last ones that the champion knows.
-        learn: New to it, free to learn from.
-        judge: The newest with complete labels; no label of `learn` reaches them.
-    """
-
-    reference: Span
-    learn: Span
-    judge: Span
+ADAPTED_UNTIL = "adapted_until"
+"""Among the metrics of an adapted bundle: open of the last bar that its adapter has read; its members know what they knew."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,8 @@ class Duel:
     Attributes:
         champion: Mean loss of the champion.
         challenger: Mean loss of the challenger.
-        difference: Challenger minus champion per bar, with its interval; below 0 the challenger is better.
+        difference: Challenger minus champion per bar, with its interval; below 0 the challenger is better. Its bounds are NaN
+            where too few bars have both losses.
         forgetting: Regime -> (loss before, loss after) on old bars.
     """
 
@@ -84,9 +76,11 @@ class Update:
     """What one update did.
 
     Attributes:
-        method: `adapt`, `continual` or `refit`; None where there was too little to learn.
+        method: `adapt`, `continual` or `refit`; None where there was too little to learn or to judge by, or nothing that was not
+            tried before.
         reason: Why that method, or none.
         spans: Which bars did what.
+        drift: Of the judging bars; None where there are next to none.
         version: Name of the challenger in the registry, once it is there.
         promoted: Whether it serves now.
         new_symbols: In the data, but not the champion's: a refit alone learns them.
@@ -95,7 +89,7 @@ class Update:
     method: str | None
     reason: str
     spans: Spans
-    drift: Drift
+    drift: Drift | None
     new_symbols: tuple[str, ...] = ()
     duel: Duel | None = None
     version: str | None = None
@@ -106,13 +100,14 @@ class Update:
         duel = self.duel and {
             "champion": self.duel.champion,
             "challenger": self.duel.challenger,
-            "difference": self.duel.difference._asdict(),
+            "difference": self.duel.difference.row(),
             "won": self.duel.won,
             "forgetting": {name: {"before": b, "after": a} for name, (b, a) in self.duel.forgetting.items()},
         }
         bars = {name: [span.start, span.stop] for name, span in vars(self.spans).items()}
+        drift = self.drift and self.drift.row()
         plain = {"method": self.method, "reason": self.reason, "version": self.version, "promoted": self.promoted}
-        return plain | {"new_symbols": list(self.new_symbols), "bars": bars, "drift": self.drift.row(), "duel": duel}
+        return plain | {"new_symbols": list(self.new_symbols), "bars": bars, "drift": drift, "duel": duel}
 
 
 def update(
@@ -122,10 +117,12 @@ def update(
     compute: Callable[[Panel, FeatureConfig], FeaturePanel],
     refit: Callable[[pd.Timestamp], Bundle],
     config: UpdateConfig | None = None,
+    refit_settings: str = "",
 ) -> Update:
     """Bring the registry's champion up to date with `panel`.
 
-    The challenger becomes a version of the registry in any case, and the champion only if it wins its duel.
+    The challenger becomes a version of the registry in any case, and the champion only if it wins its duel. Where the same
+    method, champion, data and settings have made one before, that has lost or been rolled back, nothing is made.
 
     Args:
         registry: Holds the champion.
@@ -133,6 +130,7 @@ def update(
         compute: Computes features, such as `cryptoml.walk_forward.compute_features`.
         refit: Trains a new bundle that knows nothing from the given instant on.
         config: Rules.
+        refit_settings: All that `refit` depends on besides the panel, to tell whether it would make another bundle.
 
     Raises:
         BundleError: There is no champion, it is damaged, or its features are not those computed.
@@ -140,11 +138,17 @@ def update(
         DataError: The panel lacks a symbol, or holds too few bars.
     """
     config = config or UpdateConfig()
-    champion = registry.load()
+    serving = registry.champion()
+    champion = registry.load(serving)
     arena = _Arena.open(champion, panel, compute, config)
-    drift = arena.drift(champion)
+    drift = arena.drift(champion) if len(arena.spans.judge) >= LEAST_MEASURED else None
     strangers = tuple(sorted(set(panel.symbols) - set(champion.symbols)))
-    method, reason = _method(config, arena.spans, drift, rehearsed=bool(champion.adapter))
+    method, reason = choose_method(config, arena.spans, drift, arena.targets.label_bars, rehearsed=bool(champion.adapter))
+    origin = _origin(method, registry.content(str(serving)), panel, config, refit_settings if method == "refit" else "")
+    if method is not None and (settled := registry.settled(origin)) is not None:
+        fate = "lost its duel" if settled.kind == "added" else "was rolled back"
+        reason = f"{method} would make {settled.version} again, which {fate}: champion, data and settings are the same"
+        method = None
     logger.info("%s: %s", method or "no update", reason)
     if method is None:
         return Update(None, reason, arena.spans, drift, strangers)
@@ -156,10 +160,18 @@ def update(
     else:
         challenger = arena.adapted(champion) if method == "adapt" else arena.renewed(champion)
     duel = arena.duel(champion, challenger, anew=method == "adapt")
-    version = registry.add(challenger, reason=f"{method}: {reason}")
+    if np.isnan(duel.difference.high):
+        reason = f"{reason}; fewer than {least_bars(arena.targets.label_bars)} bars have both losses, which tell nothing"
+    version = registry.add(challenger, reason=f"{method}: {reason}", origin="" if duel.won else origin)
     if duel.won:
-        registry.promote(version, reason=f"loss {duel.challenger:.4f} against {duel.champion:.4f}")
+        registry.promote(version, reason=f"loss {duel.challenger:.4f} against {duel.champion:.4f}", origin=origin)
     return Update(method, reason, arena.spans, drift, strangers, duel, version, duel.won)
+
+
+def _origin(method: str | None, champion: str, panel: Panel, config: UpdateConfig, settings: str) -> str:
+    """Return the digest of all that a challenger comes from; `champion` is that of the champion's content."""
+    parts = [method, champion, panel.fingerprint(), config.model_dump_json(exclude={"strategy"}), settings, code_version()]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def check_comparable(champion: Bundle, symbols: Sequence[str], timeframe: str, targets: TargetConfig) -> None:
@@ -184,48 +196,6 @@ def check_comparable(champion: Bundle, symbols: Sequence[str], timeframe: str, t
     absent = sorted(set(champion.symbols) - set(symbols))
     if absent:
         raise ConfigError(f"symbols must include the champion's, lacks {absent[0]}")
-
-
-def plan_spans(stamps: pd.DatetimeIndex, known_until: pd.Timestamp, label_bars: int, config: UpdateConfig) -> Spans:
-    """Divide the bars after what the champion knows into those to learn and those to judge by.
-
-    `learn` is empty where too few new bars are there.
-
-    Args:
-        stamps: Bar opens.
-        known_until: Open of the last bar that the champion's training read, its labels included.
-        label_bars: Bars after its origin that a label reads.
-        config: Sizes.
-
-    Raises:
-        DataError: The data ends before the judging bars are complete.
-    """
-    known = int(stamps.searchsorted(known_until, side="right"))
-    judge_stop = len(stamps) - label_bars
-    judge_start = max(judge_stop - config.judge_bars, known)
-    if judge_stop - judge_start < min(24, config.judge_bars):
-        raise DataError(
-            f"data must reach at least {24 + label_bars} bars past {known_until}, which the champion knows; "
-            f"it ends at {stamps[-1]}"
-        )
-    learn = Span(known, max(known, judge_start - label_bars))
-    reference = Span(max(0, known - label_bars - config.reference_bars), max(1, known - label_bars))
-    return Spans(reference, learn, Span(judge_start, judge_stop))
-
-
-def _method(config: UpdateConfig, spans: Spans, drift: Drift, *, rehearsed: bool) -> tuple[str | None, str]:
-    """Return what to do and why; `rehearsed` says that the champion learned to adapt."""
-    major = drift.shifted_share > config.shifted_share and drift.loss_rose
-    regime = drift.loss_rose and rehearsed
-    if config.strategy == "adapt" or (config.strategy == "auto" and regime and not major):
-        return "adapt", "asked for" if config.strategy == "adapt" else "the loss rose: a regime that the champion does not know"
-    if len(spans.learn) < config.least_new_bars:
-        return None, f"{len(spans.learn)} new bars to learn, fewer than {config.least_new_bars}"
-    if config.strategy != "auto":
-        return config.strategy, "asked for"
-    if major:
-        return "refit", f"{drift.shifted_share:.0%} of the features shifted and the loss rose"
-    return "continual", "no major drift"
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,7 +233,8 @@ class _Arena:
             raise ConfigError("known_until of the champion is unknown: it was made by an older version; train it anew")
         target_config = TargetConfig.model_validate(champion.target_config)
         targets = make_targets(panel.select(champion.symbols), target_config)
-        spans = plan_spans(panel.timestamps, pd.Timestamp(champion.known_until), targets.label_bars, config)
+        known, adapted = pd.Timestamp(champion.known_until), _adapted_until(champion)
+        spans = plan_spans(panel.timestamps, known, targets.label_bars, config, adapted)
         return cls(panel, champion.symbols, spans, targets, target_config, config, compute, {})
 
     @property
@@ -295,14 +266,16 @@ class _Arena:
             (forecast.probabilities, self.targets.direction[:, span.bars])
             for forecast, span in zip(forecasts, (before, after), strict=True)
         ]
-        features = self.inputs(champion).features
+        features, label_bars = self.inputs(champion).features, self.targets.label_bars
         values = [features.values[:, span.bars] for span in (before, after)]
+        past = past_stability(features.values[:, : before.stop], len(before), len(after), label_bars)
         return measure_drift(
             features.names,
             (values[0], values[1]),
             (losses[0], losses[1]),
             (answers[0], answers[1]),
-            mean_block=2.0 * self.targets.label_bars,
+            limits=shift_limits(past),
+            label_bars=label_bars,
         )
 
     def renewed(self, champion: Bundle) -> Bundle:
@@ -321,6 +294,8 @@ class _Arena:
         return replace(
             champion,
             ensemble=ensemble,
+            metrics={name: value for name, value in champion.metrics.items() if name != ADAPTED_UNTIL},
+            data_fingerprint=self.panel.fingerprint(),
             known_until=self.stamps[last_read].isoformat(),
             created_at=pd.Timestamp.now(tz="UTC").isoformat(timespec="seconds"),
         )
@@ -336,15 +311,15 @@ class _Arena:
         adapter, outcome = adapt(learner, x, y, self.target_config, caution=config.caution)
         logger.info("adaptation: %s", outcome.reason)
         created = pd.Timestamp.now(tz="UTC").isoformat(timespec="seconds")
-        return replace(base, ensemble=replace(base.ensemble, adapter=adapter), created_at=created)
+        metrics = {**champion.metrics, ADAPTED_UNTIL: self.stamps[-1].isoformat()}
+        return replace(base, ensemble=replace(base.ensemble, adapter=adapter), metrics=metrics, created_at=created)
 
     def duel(self, champion: Bundle, challenger: Bundle, *, anew: bool = False) -> Duel:
         """Compare on the judging bars, the challenger adapted again and again along them where `anew`."""
         old = [self._judged(one, self.spans.reference) for one in (champion, challenger)]
         new = [self._judged(champion, self.spans.judge)]
         new.append(self._judged_anew(challenger) if anew else self._judged(challenger, self.spans.judge))
-        margin = pooled_mean_statistic(new[1] - new[0])
-        difference = interval(margin, mean_block=2.0 * self.targets.label_bars, level=self.config.level)
+        difference = mean_interval(new[1] - new[0], label_bars=self.targets.label_bars, level=self.config.level)
         both = ~np.isnan(new[0]) & ~np.isnan(new[1])
         regime = self.targets.regime[:, self.spans.reference.bars]
         forgetting = {
@@ -378,6 +353,13 @@ class _Arena:
 
     def _scaled(self, bundle: Bundle, bars: slice) -> np.ndarray:
         return FeatureScaler.from_arrays(bundle.scaler).transform(self.inputs(bundle).features.values[:, bars])
+
+
+def _adapted_until(bundle: Bundle) -> pd.Timestamp | None:
+    """Return the open of the last bar that a bundle's adapter may have read; None without one."""
+    if bundle.ensemble.adapter is None:
+        return None
+    return pd.Timestamp(bundle.metrics.get(ADAPTED_UNTIL, bundle.created_at))
 
 
 def _unadapted(bundle: Bundle) -> Bundle:

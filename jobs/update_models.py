@@ -3,6 +3,7 @@
 The registry keeps every version and its history; going back is `--rollback`.
 """
 
+import os
 import sys
 import tempfile
 from contextlib import suppress
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryptoml.data.storage import folder_below, open_storage
-from cryptoml.errors import BundleError
+from cryptoml.errors import BundleError, ConfigError
 from cryptoml.update_config import UpdateConfig
 from jobs.command_line import begin_result, run, say, write_result
 from jobs.experiment import ExperimentArguments
@@ -55,6 +56,7 @@ def main(arguments: UpdateArguments) -> int:
     from cryptoml.models.registry import Registry
     from cryptoml.update import update
 
+    _require_folder(arguments.registry)
     registry = Registry(arguments.registry)
     begin_result(arguments.out, "update_models")
     if arguments.rollback:
@@ -75,10 +77,28 @@ def main(arguments: UpdateArguments) -> int:
             compute=lambda panel, config: stages.features(panel, config, folder_below(arguments.out, ".work/update")),
             refit=lambda instant: _train(arguments, stages, instant, registry.load()),
             config=arguments.update,
+            refit_settings=arguments.experiment().model_dump_json(),
         )
     _show(done)
     write_result(arguments.out, job="update_models", champion=registry.champion(), **done.row())
     return 0
+
+
+def _require_folder(registry: str) -> None:
+    """Refuse a place where no version could be stored, before hours of training.
+
+    Raises:
+        ConfigError: A file is in the way, or the folder may not be written.
+    """
+    storage = open_storage(registry)
+    if not storage.is_local:
+        return
+    place = Path(storage.base)
+    existing = next(one for one in (place, *place.parents) if one.exists())
+    if not existing.is_dir():
+        raise ConfigError(f"registry must be a folder, was {storage.address}, where {existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"registry must be a folder that may be written, was {storage.address}")
 
 
 def _crown(arguments: UpdateArguments, registry: "Registry", bundle: "Bundle", method: str, reason: str) -> int:
@@ -145,13 +165,13 @@ def _train(
 
 
 def _show(done: "Update") -> None:
-    drift = done.drift
-    say(
-        f"drift: {drift.shifted_share:.0%} of the features shifted; "
-        f"loss {drift.loss_before.value:.4f} -> {drift.loss_after.value:.4f} "
-        f"[{drift.loss_after.low:.4f}, {drift.loss_after.high:.4f}]; "
-        f"calibration error {drift.calibration_before:.3f} -> {drift.calibration_after:.3f}"
-    )
+    if (drift := done.drift) is not None:
+        say(
+            f"drift: {drift.shifted_share:.0%} of the features shifted; "
+            f"loss {drift.loss_before.value:.4f} -> {drift.loss_after.value:.4f} "
+            f"[{drift.loss_after.low:.4f}, {drift.loss_after.high:.4f}]; "
+            f"calibration error {drift.calibration_before:.3f} -> {drift.calibration_after:.3f}"
+        )
     if done.new_symbols:
         say(f"new symbols, which a refit alone learns: {' '.join(done.new_symbols)}")
     say(f"{done.method or 'no update'}: {done.reason}")

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from cryptoml.data.panel import Panel
+from cryptoml.data.splits import Span
 from cryptoml.errors import BundleError, ConfigError, DataError
 from cryptoml.evaluation.drift import Drift
 from cryptoml.evaluation.uncertainty import Interval
@@ -15,7 +16,8 @@ from cryptoml.models.bundle import Bundle, load_bundle
 from cryptoml.models.registry import Registry
 from cryptoml.pipeline import Pipeline, open_market
 from cryptoml.training.renewal import RenewalConfig
-from cryptoml.update import Update, UpdateConfig, _method, plan_spans, update
+from cryptoml.update import Update, UpdateConfig, _origin, update
+from cryptoml.update_plan import choose_method, plan_spans
 from cryptoml.walk_forward import compute_features
 from tests.tiny import tiny_experiment
 
@@ -69,6 +71,12 @@ class TestSpans:
         assert len(spans.learn) == 0
         assert (spans.judge.start, spans.judge.stop) == (1401, 1496)
 
+    def test_what_the_adapter_has_read_is_not_judged_by(self) -> None:
+        spans = plan_spans(self.stamps, self.stamps[999], 4, RULES, self.stamps[1449])
+        assert (spans.learn, spans.judge) == (Span(1000, 1446), Span(1450, 1496))
+        none = plan_spans(self.stamps, self.stamps[999], 4, RULES, self.stamps[1499])
+        assert (len(none.judge), none.learn.stop + 4) == (0, 1496)
+
     def test_none_is_an_error_that_says_how_many(self) -> None:
         with pytest.raises(DataError, match="28 bars past"):
             plan_spans(self.stamps, self.stamps[1490], 4, RULES)
@@ -97,14 +105,21 @@ class TestRule:
             calibration_before=0.0,
             calibration_after=0.0,
         )
-        assert _method(RULES, self.spans, drift, rehearsed=rehearsed)[0] == expected
+        assert choose_method(RULES, self.spans, drift, 4, rehearsed=rehearsed)[0] == expected
 
     def test_few_bars_are_enough_for_an_adaptation_alone(self) -> None:
         spans = plan_spans(MARKET.panel.timestamps, MARKET.panel.timestamps[1400], 4, RULES)
         calm = Drift({}, 0.0, Interval(1.0, 0.9, 1.1), Interval(1.0, 0.9, 1.1), 0.0, 0.0)
         risen = replace(calm, loss_after=Interval(2.0, 1.9, 2.1))
-        assert _method(RULES, spans, risen, rehearsed=True)[0] == "adapt"
-        assert _method(RULES, spans, risen, rehearsed=False)[0] is None
+        assert choose_method(RULES, spans, risen, 4, rehearsed=True)[0] == "adapt"
+        assert choose_method(RULES, spans, risen, 4, rehearsed=False)[0] is None
+
+    @pytest.mark.parametrize("strategy", ["auto", "adapt", "continual", "refit"])
+    def test_too_few_bars_to_judge_by_are_counted(self, strategy: str) -> None:
+        risen = Drift({}, 0.0, Interval(1.0, 0.9, 1.1), Interval(2.0, 1.9, 2.1), 0.0, 0.0)
+        rules = RULES.model_copy(update={"strategy": strategy})
+        method, reason = choose_method(rules, self.spans, risen, 24, rehearsed=True)
+        assert (method, "120 bars to judge" in reason, "fewer than 144; judge_bars is 120" in reason) == (None, True, True)
 
 
 class TestUpdate:
@@ -122,6 +137,51 @@ class TestUpdate:
         assert {"BULL", "BEAR"} & set(done.duel.forgetting)
         assert done.row()["duel"]["won"] == done.promoted
 
+    @pytest.mark.parametrize("promoted", [True, False])
+    def test_what_lost_or_was_rolled_back_is_not_made_again(
+        self, registry: Registry, champion: Bundle, monkeypatch: pytest.MonkeyPatch, promoted: bool
+    ) -> None:
+        monkeypatch.setattr("cryptoml.update.Duel.won", property(lambda self: promoted))
+        first, panel = registry.champion(), MARKET.panel.slice_time(None, 1450)
+        done = run_update(registry, panel)
+        assert registry.load(done.version).data_fingerprint == panel.fingerprint() != champion.data_fingerprint
+        if promoted:
+            assert registry.champion() == done.version
+            registry.rollback()
+        again = run_update(registry, panel)
+        assert (again.method, again.version, again.promoted) == (None, None, False)
+        fate = "was rolled back" if promoted else "lost its duel"
+        assert f"continual would make {done.version} again, which {fate}" in again.reason
+        assert registry.champion() == first
+        assert len(registry.versions()) == 2
+
+    def test_other_settings_champions_or_data_make_another_challenger(self) -> None:
+        same = _origin("continual", "champion", MARKET.panel, RULES, "")
+        asked = RULES.model_copy(update={"strategy": "continual"})
+        slower = RULES.model_copy(update={"renewal": SMALL.model_copy(update={"learning_rate": 1e-5})})
+        assert _origin("continual", "champion", MARKET.panel, asked, "") == same, "who chose the method does not count"
+        others = {
+            _origin("refit", "champion", MARKET.panel, RULES, ""),
+            _origin("continual", "another", MARKET.panel, RULES, ""),
+            _origin("continual", "champion", MARKET.panel.slice_time(None, 1499), RULES, ""),
+            _origin("continual", "champion", MARKET.panel, slower, ""),
+            _origin("continual", "champion", MARKET.panel, RULES, "settings"),
+        }
+        assert len(others - {same}) == 5
+
+    def test_an_adapted_champion_is_judged_by_bars_that_its_adapter_has_not_read(self, registry: Registry) -> None:
+        adapting = run_update(registry, MARKET.panel.slice_time(None, 1440), RULES.model_copy(update={"strategy": "adapt"}))
+        registry.promote(str(adapting.version))
+        at_once = run_update(registry, MARKET.panel.slice_time(None, 1440))
+        assert (at_once.method, at_once.drift, len(at_once.spans.judge)) == (None, None, 0)
+        assert "0 bars to judge that the champion has not read, fewer than 24" in at_once.reason
+        assert at_once.row()["drift"] is None
+        later = run_update(registry, rules=RULES.model_copy(update={"strategy": "continual"}))
+        assert later.spans.judge == Span(1440, 1496)
+        assert later.spans.learn.start == adapting.spans.learn.start, "what its members have not learned is still to be learned"
+        renewed = registry.load(later.version)
+        assert (renewed.ensemble.adapter, "adapted_until" in renewed.metrics) == (None, False)
+
     def test_an_adaptation_becomes_a_version_that_serves_adapted(self, registry: Registry, champion: Bundle) -> None:
         done = run_update(registry, rules=RULES.model_copy(update={"strategy": "adapt"}))
         assert done.method == "adapt"
@@ -133,9 +193,6 @@ class TestUpdate:
         assert challenger.known_until == champion.known_until
         for one, other in zip(champion.ensemble.members, challenger.ensemble.members, strict=True):
             assert all(value.equal(other.state_dict()[name]) for name, value in one.state_dict().items())
-        registry.promote(str(done.version))
-        renewed = run_update(registry, rules=RULES.model_copy(update={"strategy": "continual"}))
-        assert registry.load(renewed.version).ensemble.adapter is None
 
     def test_bars_to_judge_change_nothing_that_is_learned(self, registry: Registry) -> None:
         start = run_update(registry).spans.judge.start

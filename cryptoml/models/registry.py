@@ -2,7 +2,7 @@
 
 versions/<version>/bundle.json    a bundle; its manifest is uploaded last and makes the version visible
 champion.json                     the version that serves, and the one before it; replaced in one atomic step
-events/<time>-<kind>.json         what was added, promoted and rolled back, by time
+events/<time>-<kind>.json         what was added, promoted and rolled back, by time; it tells the one before, too
 """
 
 import hashlib
@@ -39,12 +39,14 @@ class Event:
         kind: `added`, `promoted` or `rolled_back`.
         version: The version that was added, or is the champion from then on.
         reason: In the words of who did it.
+        origin: Digest of all that the version came from, of a challenger whose duel this event settled.
     """
 
     at: str
     kind: str
     version: str
     reason: str
+    origin: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,13 @@ class Registry:
         """The registry as a user would write it, without credentials."""
         return self._storage.address
 
-    def add(self, bundle: Bundle, *, reason: str = "") -> str:
+    def add(self, bundle: Bundle, *, reason: str = "", origin: str = "") -> str:
         """Store a bundle as a new version and return its name; the champion stays.
+
+        Args:
+            bundle: To be stored.
+            reason: For the history.
+            origin: As in `Event`, where the version has lost its duel.
 
         Raises:
             BundleError: The parts of the bundle contradict each other.
@@ -87,7 +94,7 @@ class Registry:
             files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
             for name in [*(name for name in files if name != MANIFEST), MANIFEST]:
                 self._storage.publish(f"versions/{version}/{name}", (folder / name).read_bytes())
-        self._note("added", version, reason)
+        self._note("added", version, reason, origin)
         return version
 
     def versions(self) -> list[str]:
@@ -110,6 +117,14 @@ class Registry:
             return load_bundle(self.fetch(version))
         except BundleError as error:
             raise BundleError(f"version {version}: {error}") from error
+
+    def content(self, version: str) -> str:
+        """Return the SHA-256 (hex) of a version's manifest, and so of all its files: the same for a bundle that was added twice.
+
+        Raises:
+            BundleError: There is no such version.
+        """
+        return hashlib.sha256(self._storage.read(f"versions/{self._known(version)}/{MANIFEST}")).hexdigest()
 
     def fetch(self, version: str) -> Path:
         """Return a local folder that holds the version's bundle; that of a remote registry is copied once per machine.
@@ -134,16 +149,25 @@ class Registry:
     def previous(self) -> str | None:
         """Return the champion before the present one, which `rollback` goes back to; None where there was none."""
         found = self._champion()
-        return None if found is None else found.previous
+        return None if found is None else found.previous or self._before(found.version)
 
-    def promote(self, version: str, *, reason: str = "") -> None:
+    def settled(self, origin: str) -> Event | None:
+        """Return the event that settled the duel of a challenger of this origin: `added` where it lost, else `promoted`."""
+        return next((event for event in self.history() if origin and event.origin == origin), None)
+
+    def promote(self, version: str, *, reason: str = "", origin: str = "") -> None:
         """Make a version the champion; a damaged one is refused and the old champion stays.
+
+        Args:
+            version: Its name.
+            reason: For the history.
+            origin: As in `Event`, where the version has won its duel.
 
         Raises:
             BundleError: There is no such version, or it is damaged.
         """
         self.load(version)
-        self._crown(version, self.champion(), "promoted", reason)
+        self._crown(version, self.champion(), "promoted", reason, origin)
 
     def rollback(self, *, reason: str = "") -> str:
         """Make the champion before this one the champion again and return its name.
@@ -180,21 +204,25 @@ class Registry:
                 f'replace it by {{"version": "{served}"}}, which served last'
             ) from None
 
-    def _crown(self, version: str, previous: str | None, kind: str, reason: str) -> None:
+    def _crown(self, version: str, previous: str | None, kind: str, reason: str, origin: str = "") -> None:
         if previous == version:
             previous = self.previous()
         self._storage.publish(CHAMPION, json.dumps({"version": version, "previous": previous}).encode())
-        self._note(kind, version, reason)
+        self._note(kind, version, reason, origin)
 
     def _before(self, version: str) -> str | None:
         """Return the champion that `version` followed when it was last promoted."""
-        crowned = [event.version for event in self.history() if event.kind == "promoted"]
-        place = len(crowned) - 1 - crowned[::-1].index(version) if version in crowned else 0
-        return crowned[place - 1] if place else None
+        serving, before = None, dict[str, str | None]()
+        for event in self.history():
+            if event.kind == "promoted" and event.version != serving:
+                before[event.version] = serving
+            if event.kind != "added":
+                serving = event.version
+        return before.get(version)
 
-    def _note(self, kind: str, version: str, reason: str) -> None:
+    def _note(self, kind: str, version: str, reason: str, origin: str = "") -> None:
         at = datetime.now(UTC).isoformat(timespec="microseconds")
-        content = json.dumps(asdict(Event(at, kind, version, reason))).encode()
+        content = json.dumps(asdict(Event(at, kind, version, reason, origin))).encode()
         self._storage.publish(f"events/{re.sub('[^0-9]', '', at[:26])}-{kind}.json", content)
 
     def _known(self, version: str) -> str:

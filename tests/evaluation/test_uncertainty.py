@@ -122,6 +122,45 @@ def test_auc_interval_is_that_of_resampling_the_rows_themselves():
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.006)
 
 
+def overlapping(rng, num_bars, label_bars):
+    """Loss differences of equal models: an average over the label's bars, and as noisy a part of short horizons."""
+    slow = np.convolve(rng.normal(size=num_bars + label_bars - 1), np.ones(label_bars) / label_bars, mode="valid")
+    return slow + 0.5 * slow.std() * rng.normal(size=num_bars)
+
+
+@pytest.mark.parametrize("num_bars", [24, 48, 100, 144, 336, 1000])
+def test_a_mean_of_few_overlapping_bars_keeps_its_level(num_bars):
+    rng = np.random.default_rng(num_bars)
+    below = [uncertainty.mean_interval(overlapping(rng, num_bars, 24)[None], label_bars=24).high < 0 for _ in range(2000)]
+    assert np.mean(below) <= 0.04
+    assert np.mean(below) > 0.01 or num_bars < uncertainty.least_bars(24) == 144
+
+
+def test_a_mean_that_differs_is_seen():
+    rng = np.random.default_rng(0)
+    better = [overlapping(rng, 336, 24)[None] - 1.5 / np.sqrt(24) for _ in range(300)]
+    assert np.mean([uncertainty.mean_interval(values, label_bars=24).high < 0 for values in better]) > 0.95
+
+
+@pytest.mark.parametrize("label_bars", [1, 4, 24, 48])
+def test_least_bars_are_those_from_which_a_mean_has_bounds(label_bars):
+    least, rng = uncertainty.least_bars(label_bars), np.random.default_rng(0)
+    for num_bars, told in ((least, True), (least - 1, False)):
+        found = uncertainty.mean_interval(rng.normal(size=(2, num_bars)), label_bars=label_bars)
+        assert np.isfinite(found.low) == np.isfinite(found.high) == told
+        assert (found.row()["low"] is not None) == told
+
+
+def test_a_mean_leaves_out_what_is_missing():
+    values = np.random.default_rng(0).normal(size=(3, 200))
+    values[0, :50], values[:, 50:60] = np.nan, np.nan
+    found = uncertainty.mean_interval(values, label_bars=4)
+    assert found.value == pytest.approx(np.nanmean(values))
+    assert found == pytest.approx(uncertainty.mean_interval(np.delete(values, slice(50, 60), axis=1), label_bars=4))
+    assert uncertainty.mean_interval(np.zeros((2, 50)), label_bars=4) == (0, 0, 0)
+    assert np.isnan(uncertainty.mean_interval(np.full((2, 50), np.nan), label_bars=4)).all()
+
+
 def test_too_short_a_sample_says_nothing():
     assert np.isnan(sharpe_interval(np.array([0.1]), 365, mean_block=5)).all()
     assert np.isnan(uncertainty.interval(statistics.mean_statistic(np.full(9, np.nan)), mean_block=5)).all()

@@ -56,6 +56,10 @@ def test_trains_updates_and_rolls_back(flags: list[str], tmp_path: Path, capsys:
     assert job(*flags, "--rollback") == 0
     assert registry.champion() == first
     assert json.loads((tmp_path / "out" / "result.json").read_text())["champion"] == first
+    capsys.readouterr()
+    assert job(*flags) == 0
+    assert f"no update: continual would make {result['version']} again" in capsys.readouterr().out
+    assert registry.champion() == first
     assert job(*flags, "--adopt", str(tmp_path / "absent")) == 2
     assert "error: " in capsys.readouterr().err
 
@@ -63,6 +67,17 @@ def test_trains_updates_and_rolls_back(flags: list[str], tmp_path: Path, capsys:
 def test_rolling_back_an_empty_registry_says_so(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert job(*flags, "--rollback") == 2
     assert "no champion before the present one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("below", ["", "models"])
+def test_a_file_where_the_registry_should_be_is_told_before_any_training(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, below: str
+) -> None:
+    monkeypatch.setattr("jobs.update_models._train", lambda *_: pytest.fail("trained in vain"))
+    (tmp_path / "registry").write_text("")
+    flags[flags.index("--registry") + 1] = str(tmp_path / "registry" / below)
+    assert job(*flags) == 2
+    assert f"{tmp_path / 'registry'} is a file" in capsys.readouterr().err
 
 
 def test_a_bundle_is_adopted(flags: list[str], tmp_path: Path) -> None:

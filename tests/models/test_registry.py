@@ -77,6 +77,26 @@ def test_a_damaged_champion_file_is_told_with_its_remedy(registry: Registry, con
     assert registry.champion() == second
 
 
+def test_a_champion_file_that_was_mended_by_hand_can_still_be_rolled_back(registry: Registry) -> None:
+    first, second, third = (registry.add(make_bundle(seed)) for seed in range(3))
+    for version in (first, second):
+        registry.promote(version)
+    registry.rollback()
+    registry.promote(third)
+    registry._storage.publish("champion.json", f'{{"version": "{third}"}}'.encode())
+    assert registry.previous() == first
+    assert registry.rollback() == first
+    assert registry.previous() is None
+
+
+def test_a_settled_duel_is_found_by_its_origin(registry: Registry) -> None:
+    lost, won = registry.add(make_bundle(0), origin="a"), registry.add(make_bundle(1))
+    registry.promote(won, origin="b")
+    events = [registry.settled(origin) for origin in ("a", "b", "c", "")]
+    assert registry.content(registry.add(make_bundle(0))) == registry.content(lost) != registry.content(won)
+    assert [event and (event.kind, event.version) for event in events] == [("added", lost), ("promoted", won), None, None]
+
+
 def test_a_damaged_event_is_left_out_of_the_history(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
     first = registry.add(make_bundle(0))
     registry.promote(first)
