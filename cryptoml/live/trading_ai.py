@@ -71,7 +71,8 @@ class UltimateTradingAI:
         """Train a model by the pipeline, publish it in `model_dir` and go on with it.
 
         What the bot remembers is kept where the timeframe is the same; adaptations belong to the model that they were learned
-        with. Cancelled or interrupted, it goes on from the last epoch when it is called again with the same data and settings.
+        with. Cancelled or interrupted, it ends with the epoch under way, and goes on from there when it is called again with the
+        same data and settings.
 
         Args:
             data: Candles: a frame with a column `symbol`, or of one symbol; a mapping of symbols to frames; a panel; a file,
@@ -103,10 +104,7 @@ class UltimateTradingAI:
             self._go_on_with(session)
             return history
 
-        try:
-            return await _in(self._learning, work)
-        finally:
-            stop.set()
+        return await _in(self._learning, work, stop)
 
     async def predict(
         self,
@@ -383,9 +381,20 @@ class UltimateTradingAI:
         return bool((now - prediction.available_at) // step > self.settings.max_age_bars)
 
 
-async def _in(pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-    """Run work in a thread of its own kind, so that what waits there holds up no forecast."""
-    return await asyncio.get_running_loop().run_in_executor(pool, contextvars.copy_context().run, work)
+async def _in(pool: ThreadPoolExecutor, work: Callable[[], T], stop: threading.Event | None = None) -> T:
+    """Run work in a thread of its own kind, so that what waits there holds up no forecast.
+
+    Where it can be stopped, cancelling sets `stop` and waits for the thread, so that what it held is free again.
+    """
+    job = pool.submit(contextvars.copy_context().run, work)
+    try:
+        return await asyncio.wrap_future(job)
+    except asyncio.CancelledError:
+        if stop is not None:
+            stop.set()
+            while not job.done():
+                await asyncio.sleep(0.02)
+        raise
 
 
 def _names(symbols: Sequence[str] | None) -> Sequence[str]:
