@@ -1,13 +1,12 @@
 """A trading bot's view of a model: train it, ask it, adapt it, keep what it remembers."""
 
 import asyncio
-import contextvars
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pandas as pd
 
@@ -21,13 +20,12 @@ from cryptoml.live.readings import Tables, tables_of_readings
 from cryptoml.live.session import Session
 from cryptoml.live.settings import LiveSettings
 from cryptoml.live.state import load_session_state, save_session_state, state_versions
+from cryptoml.live.threads import run_in
 from cryptoml.live.track_record import direction_accuracy, mean_confidence, realised_sharpe_ratio
 from cryptoml.live.workshop import Workshop, usable_device
 from cryptoml.training.config import EpochEnd
 
 __all__ = ["UltimateTradingAI"]
-
-T = TypeVar("T")
 
 LEARNING_RATE = 1e-4
 """The rate of `adapt_to_new_regime` that takes the learned step sizes as they are."""
@@ -104,7 +102,7 @@ class UltimateTradingAI:
             self._go_on_with(session)
             return history
 
-        return await _in(self._learning, work, stop)
+        return await run_in(self._learning, work, stop)
 
     async def predict(
         self,
@@ -276,7 +274,7 @@ class UltimateTradingAI:
                 found = adapted(session)
             return found
 
-        return await _in(self._adapting, work)
+        return await run_in(self._adapting, work)
 
     async def learn_continually(
         self, data: Any, symbols: Sequence[str] | None = None, *, judge_bars: int | None = None
@@ -307,7 +305,7 @@ class UltimateTradingAI:
                 self._go_on_with(session)
             return done.row()
 
-        return await _in(self._learning, work)
+        return await run_in(self._learning, work)
 
     def save_state(self) -> Path:
         """Keep positions, adaptations, candles and readings as a new version in `model_dir/state`; return its folder.
@@ -379,22 +377,6 @@ class UltimateTradingAI:
         step = parse_timeframe(self._loaded().predictor.timeframe)
         assert prediction.available_at is not None
         return bool((now - prediction.available_at) // step > self.settings.max_age_bars)
-
-
-async def _in(pool: ThreadPoolExecutor, work: Callable[[], T], stop: threading.Event | None = None) -> T:
-    """Run work in a thread of its own kind, so that what waits there holds up no forecast.
-
-    Where it can be stopped, cancelling sets `stop` and waits for the thread, so that what it held is free again.
-    """
-    job = pool.submit(contextvars.copy_context().run, work)
-    try:
-        return await asyncio.wrap_future(job)
-    except asyncio.CancelledError:
-        if stop is not None:
-            stop.set()
-            while not job.done():
-                await asyncio.sleep(0.02)
-        raise
 
 
 def _names(symbols: Sequence[str] | None) -> Sequence[str]:
