@@ -81,7 +81,7 @@ def admit(frames: Mapping[str, pd.DataFrame], needs: Requirements, now: pd.Times
 
     Raises:
         DataError: No symbol, one symbol twice, a missing column, naive timestamps, another timeframe, or bars of the future:
-            after `now`, or where that is None, after a hole and the present.
+            after `now`, or where that is None, after the present and a gap.
     """
     named = _normalised(frames)
     checks = {
@@ -148,18 +148,12 @@ def _newest_close(checks: Mapping[str, CandleCheck], needs: Requirements) -> pd.
     """Return the close of the newest bar of all, good or bad."""
     newest = pd.Timestamp(0, tz="UTC")
     for symbol, check in checks.items():
-        stamps = pd.concat([check.good["timestamp"], check.quarantine["timestamp"]]).dropna().sort_values()
-        _refuse_leap(symbol, stamps, needs)
+        leaps = check.quarantine.loc[check.quarantine["reason"] == "future_leap", "timestamp"]
+        if len(leaps):
+            raise DataError(f"timestamp of {symbol} reaches {leaps.max()}: {REASONS['future_leap']}")
+        stamps = pd.concat([check.good["timestamp"], check.quarantine["timestamp"]]).dropna()
         newest = max(newest, stamps.max()) if len(stamps) else newest
     return newest + needs.step
-
-
-def _refuse_leap(symbol: str, stamps: pd.Series, needs: Requirements) -> None:
-    """Refuse bars that leave out some before them and lie in the future: an error of the feed, not a simulation."""
-    present = pd.Timestamp.now(tz="UTC")
-    ahead = int((stamps > present).sum())
-    if 0 < ahead < len(stamps) and stamps.iloc[-ahead] - stamps.iloc[-ahead - 1] > needs.step:
-        raise DataError(f"timestamp of {symbol} reaches {stamps.iloc[-1]}, which is after the present, {present:%Y-%m-%d %H:%M}")
 
 
 def _closed(good: pd.DataFrame, symbol: str, needs: Requirements, now: pd.Timestamp) -> pd.DataFrame:

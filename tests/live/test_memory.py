@@ -48,9 +48,12 @@ def invested(trained: Any, open_ai: Open) -> UltimateTradingAI:
     return ai
 
 
-def test_a_bar_of_the_future_is_refused_and_changes_nothing(trained: Any, invested: UltimateTradingAI) -> None:
+@pytest.mark.parametrize("close", [None, np.nan])
+def test_a_bar_of_the_future_is_refused_and_changes_nothing(
+    trained: Any, invested: UltimateTradingAI, close: float | None
+) -> None:
     before, frame = invested.target_positions(), trained.frames(2300)["BTCUSDT"]
-    leap = pd.concat([frame, frame.tail(1).assign(timestamp=pd.Timestamp("2090-01-01", tz="UTC"))])
+    leap = pd.concat([frame, frame.tail(1).assign(timestamp=pd.Timestamp("2090-01-01", tz="UTC"), close=close or frame["close"])])
     with pytest.raises(DataError, match=r"timestamp of BTCUSDT reaches 2090-01-01 .* after the present"):
         asyncio.run(invested.predict(leap, "BTCUSDT"))
     assert invested.target_positions() == before

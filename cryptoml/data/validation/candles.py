@@ -70,14 +70,13 @@ def check_candles(frame: pd.DataFrame, *, symbol: str, timeframe: str, source: s
     readable = stamps.notna().to_numpy()
     _refuse_mixed(micros[readable], rows[readable], step, f"{source}: {symbol}")
     numbers, faults = _value_faults(frame, readable)
+    faults.insert(0, Fault("future_leap", "timestamp", _leaps(micros, readable, step)))
     origin = _MONDAY if step % _WEEK == 0 else 0
     faults.append(Fault("misaligned", "timestamp", readable & ((micros - origin) % step != 0)))
     sound = first_faults(faults, len(frame)) < 0
     copies, conflicts = _repeated(micros, numbers, sound)
     faults.append(Fault("duplicate", "timestamp", conflicts))
-    leaps = _leaps(micros, sound & ~copies & ~conflicts, step)
-    faults.append(Fault("future_leap", "timestamp", leaps))
-    kept = np.flatnonzero(sound & ~copies & ~conflicts & ~leaps)
+    kept = np.flatnonzero(sound & ~copies & ~conflicts)
     kept = kept[np.argsort(micros[kept], kind="stable")]
     quarantine = quarantine_rows(frame, faults, rows=rows, stamps=stamps, symbol=symbol, source=source)
     return CandleCheck(
@@ -187,12 +186,12 @@ def _repeated(micros: np.ndarray, numbers: dict[str, np.ndarray], sound: np.ndar
     return copies, conflicts
 
 
-def _leaps(micros: np.ndarray, kept: np.ndarray, step: int) -> np.ndarray:
-    """Return bool [row]: kept rows after the present, where a gap parts them from those before it."""
-    stamps = np.unique(micros[kept])
+def _leaps(micros: np.ndarray, rows: np.ndarray, step: int) -> np.ndarray:
+    """Return bool [row]: those of `rows` after the present, where a gap parts them from those before it."""
+    stamps = np.unique(micros[rows])
     ahead = int(np.searchsorted(stamps, pd.Timestamp.now(tz="UTC").value // 1_000, side="right"))
     leaping = 0 < ahead < len(stamps) and stamps[ahead] - stamps[ahead - 1] > step
-    return kept & (micros >= stamps[ahead]) if leaping else np.zeros_like(kept)
+    return rows & (micros >= stamps[ahead]) if leaping else np.zeros_like(rows)
 
 
 def _refuse_mixed(micros: np.ndarray, rows: np.ndarray, step: int, label: str) -> None:
